@@ -1,0 +1,183 @@
+"""The Lua greenlet: the one greenlet that ever enters the VM.
+
+It drains the channel in batches, runs each Call in the VM, fills slots with what comes out, and hands operations to those who
+perform them. Nothing here waits except the drain. Uses channel, slots, vm, operations, messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult
+
+from greenlua.channel import Channel, Message
+from greenlua.messages import (
+    EVENT_FAILURE,
+    EVENT_OPERATION,
+    EVENT_WIDTH,
+    Call,
+    Cancel,
+    Failure,
+    Inspect,
+    Operation,
+    Reply,
+    Resume,
+)
+from greenlua.operations import Operations
+from greenlua.slots import ABANDONED, EXPIRED, WAITING, Slot, SlotPool
+from greenlua.vm import VM
+
+log = logging.getLogger("greenlua")
+app_log = logging.getLogger("greenlua.app")
+
+_LEVELS = {b"debug": logging.DEBUG, b"info": logging.INFO, b"warning": logging.WARNING, b"error": logging.ERROR}
+HANDLER_FAILED = "the handler failed"
+_GIVEN_UP = Failure(503, "the request was given up")
+
+
+class Dispatcher:
+    """Drives one VM from one greenlet.
+
+    Args:
+        vm: a loaded VM; from `start` on nobody else may touch it.
+        channel, pool: where Calls come from, and whose slots are filled.
+        batch_max: the largest number of Calls in one batch.
+    """
+
+    def __init__(self, vm: VM, channel: Channel, pool: SlotPool, batch_max: int) -> None:
+        self._vm = vm
+        self._channel = channel
+        self._pool = pool
+        self._batch_max = batch_max
+        self._operations = Operations(channel.post)
+        self._greenlet: gevent.Greenlet | None = None
+        self._served = self._failed = self._skipped = self._batches = self._largest = 0
+
+    def start(self) -> None:
+        """Starts the Lua greenlet."""
+        self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Ends the Lua greenlet and every operation under way. Called when no request is inside any more."""
+        self._operations.stop()
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def abandoned(self, slot: Slot) -> None:
+        """Called by the pool when a waiter has left early: the coroutine is closed in a later batch."""
+        self._channel.post(Cancel(slot.index, slot.generation))
+
+    # ------------------------------------------------------------ the Lua greenlet
+
+    def _run(self) -> None:
+        drain, recycle, batch_max = self._channel.drain, self._pool.recycle, self._batch_max
+        while True:
+            batch = drain(batch_max)
+            recycle()
+            self._batches += 1
+            if len(batch) > self._largest:
+                self._largest = len(batch)
+            for message in batch:
+                try:
+                    self._handle(message)
+                except Exception:
+                    # A Lua failure is a value by now, so this is ours. One request is lost, not the Lua greenlet.
+                    log.exception("the Lua greenlet could not handle a %s", type(message).__name__)
+                    self._give_up(message)
+            events = self._vm.take()
+            if events is not None:
+                self._publish(events)
+
+    def _handle(self, message: Message) -> None:
+        kind = type(message)
+        if kind is Call:
+            slot = message.slot
+            if slot.state is not WAITING:  # its time ran out, or its client left, while it was queued
+                self._skipped += 1
+                self._pool.fill(slot, slot.generation, _GIVEN_UP)
+                return
+            slot.call = message
+            answer = self._vm.start(slot.index, slot.generation, message.number)
+            if answer is not None:
+                self._settle(slot, answer)
+        elif kind is Resume:
+            operation = message.operation
+            answer = self._vm.resume(operation.number, message.ok, message.value)
+            if answer is not None:
+                self._settle(operation.slot, answer)
+        elif kind is Cancel:
+            number = self._vm.cancel(message.index, message.generation)
+            if number is not None:  # it was parked; otherwise it is still queued, or has just ended
+                self._operations.cancel(number)
+                slot = self._pool.slots[message.index]
+                self._pool.fill(slot, slot.generation, _GIVEN_UP)
+        elif kind is Inspect:
+            message.answer.set(self._vm.statistics())
+
+    def _settle(self, slot: Slot, answer: tuple[Any, Any, Any]) -> None:
+        status, head, body = answer
+        if status is not False:
+            self._served += 1
+            self._pool.fill(slot, slot.generation, Reply(status, head, body))
+            return
+        self._failed += 1
+        failure = Failure(500, HANDLER_FAILED, head.decode(errors="replace"), body.decode(errors="replace"))
+        call = slot.call
+        if not self._pool.fill(slot, slot.generation, failure):
+            log_failure(call.environ, failure.message, failure.traceback)
+
+    def _give_up(self, message: Message) -> None:
+        slot = message.slot if isinstance(message, Call) else message.operation.slot if isinstance(message, Resume) else None
+        if slot is not None and slot.state in (WAITING, EXPIRED, ABANDONED):
+            self._failed += 1
+            self._pool.fill(slot, slot.generation, Failure(500, "a bug in greenlua; the log has it"))
+
+    def _publish(self, events: tuple[Any, ...]) -> None:
+        slots = self._pool.slots
+        for at in range(0, len(events), EVENT_WIDTH):
+            kind, a, b, c, d, e = events[at : at + EVENT_WIDTH]
+            if kind == EVENT_OPERATION:
+                self._operations.start(Operation(slots[a], c, d.decode(), e))
+                continue
+            slot = slots[a]
+            environ = slot.call.environ if slot.generation == b and slot.call is not None else {}
+            if kind == EVENT_FAILURE:
+                log_failure(environ, c.decode(errors="replace"), d.decode(errors="replace"))
+            elif kind == EVENT_LOG:
+                text = d.decode(errors="replace")
+                if e:
+                    text += " " + e.decode(errors="replace")
+                request_id = environ.get("greenlua.request_id")
+                app_log.log(_LEVELS[c], "%s%s", text, f" [{request_id}]" if request_id else "")
+
+    # ------------------------------------------------------------ called by any greenlet
+
+    def statistics(self) -> dict[str, int]:
+        """``served``, ``failed`` and ``skipped`` Calls, ``batches``, ``largest_batch``; operations ``under_way``."""
+        return {
+            "served": self._served,
+            "failed": self._failed,
+            "skipped": self._skipped,
+            "batches": self._batches,
+            "largest_batch": self._largest,
+        } | self._operations.statistics()
+
+    def inspect(self, timeout: float = 1.0) -> dict[str, int]:
+        """The VM's own figures (`VM.statistics`), asked for through the channel; empty when no answer came in time."""
+        answer: AsyncResult[dict[str, int]] = AsyncResult()
+        self._channel.post(Inspect(answer))
+        return answer.wait(timeout) or {}
+
+
+def log_failure(environ: dict[str, Any], message: str, traceback: str) -> None:
+    """Logs what failed in a handler, with the request it failed for."""
+    log.error(
+        "%s %s [%s]: %s%s",
+        environ.get("REQUEST_METHOD", "-"),
+        environ.get("PATH_INFO", "-"),
+        environ.get("greenlua.request_id", "-"),
+        message,
+        "\n" + traceback if traceback else "",
+    )

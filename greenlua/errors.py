@@ -1,0 +1,69 @@
+"""The error tree, split by blame, and the problem document that a client sees of each.
+
+Every error knows its HTTP status. Raised errors carry a sentence for the reader; `problem` turns status and sentence into
+RFC 9457 JSON. Uses nothing of greenlua.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+PROBLEM_TYPE = "application/problem+json"
+
+REASONS: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
+# HTTPStatus still has the names of RFC 7231 for these on older Pythons; RFC 9110 renamed them.
+REASONS[413] = "Content Too Large"
+REASONS[414] = "URI Too Long"
+REASONS[422] = "Unprocessable Content"
+
+
+class GreenluaError(Exception):
+    """Base of all errors of this package. ``str(error)`` is a sentence for whoever reads it."""
+
+    status = 500
+
+
+class ConfigurationError(GreenluaError):
+    """The app or its settings are wrong; nothing can start. The sentence names the file and line, or the setting."""
+
+
+class ClientError(GreenluaError):
+    """The client sent something wrong.
+
+    Args:
+        status: the HTTP status, 400 to 499.
+        detail: what was wrong, in a sentence that may be sent to the client.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class OverloadError(GreenluaError):
+    """No place for this request in time. ``retry_after`` is what the client is told to wait, in whole seconds."""
+
+    status = 503
+
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class ServerError(GreenluaError):
+    """The server that called us cannot run greenlua (it is threaded). The sentence says which ones can."""
+
+
+class Bug(GreenluaError):
+    """A promise inside greenlua was broken; please report it."""
+
+
+def problem(status: int, detail: str | None, request_id: str, **fields: Any) -> bytes:
+    """A problem document (RFC 9457) as UTF-8 JSON; ``detail`` of None is left out."""
+    document: dict[str, Any] = {"type": "about:blank", "title": REASONS.get(status, "Error"), "status": status}
+    if detail is not None:
+        document["detail"] = detail
+    document.update(fields)
+    document["request_id"] = request_id
+    return msgspec.json.encode(document)

@@ -1,0 +1,168 @@
+"""The Python half of ``ctx``: reads one field of a request that is inside, when Lua first touches it.
+
+`Fields.fetch` and `Fields.fetch_header` are permanent callables of the VM: they never raise, never switch greenlets, and answer
+only for the generation that holds the slot now. Text of the WSGI environ is Latin-1 in disguise (PEP 3333); Lua gets its bytes.
+Uses slots, messages; falcon for multipart bodies.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+import uuid
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from falcon import HTTPError
+from falcon.media.multipart import MultipartFormHandler
+
+from greenlua.messages import Call
+from greenlua.slots import Slot
+
+ENDED = (None, b"this ctx is of a request that has ended")
+NAMES_MAX = 1024  # header names remembered as environ keys; past it the memory is started afresh
+
+# An X-Request-ID that a client may choose.
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+
+class RequestIds:
+    """Names of requests: the client's own where it gave a good one, else a random prefix of the process and a count."""
+
+    def __init__(self) -> None:
+        self._prefix = uuid.uuid4().hex[:16]
+        self._count = 0
+
+    def of(self, environ: dict[str, Any]) -> str:
+        given = environ.get("HTTP_X_REQUEST_ID")
+        if given is not None and REQUEST_ID.fullmatch(given):
+            return str(given)
+        self._count += 1
+        return f"{self._prefix}-{self._count:x}"
+
+
+class Fields:
+    """Fields of the requests that hold the given slots."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self._slots = slots
+        self._keys: dict[bytes, str] = {}
+
+    def fetch(self, index: int, generation: int, name: bytes) -> Any:
+        """The field ``name``: bytes or a number; for several values a tuple that begins with True; ENDED when it is too late."""
+        slot = self._slots[index]
+        call = slot.call
+        if slot.generation != generation or call is None:
+            return ENDED
+        return READERS[name](call)
+
+    def fetch_header(self, index: int, generation: int, name: bytes) -> Any:
+        """A header as bytes, False when the request has none of that name, ENDED when it is too late."""
+        slot = self._slots[index]
+        call = slot.call
+        if slot.generation != generation or call is None:
+            return ENDED
+        key = self._keys.get(name)
+        if key is None:
+            if len(self._keys) >= NAMES_MAX:
+                self._keys.clear()
+            key = self._keys[name] = _environ_key(name)
+        value = call.environ.get(key)
+        if not value:
+            return b"" if value is not None and key.startswith("HTTP_") else False
+        return value.encode("latin-1")
+
+
+def _environ_key(name: bytes) -> str:
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+def _host(call: Call) -> bytes:
+    environ = call.environ
+    host = environ.get("HTTP_HOST")
+    if not host:
+        host = f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+    return str(host).encode("latin-1")
+
+
+def _text(key: str) -> Callable[[Call], bytes]:
+    return lambda call: str(call.environ.get(key, "")).encode("latin-1")
+
+
+def _headers(call: Call) -> tuple[bool | bytes, ...]:
+    flat: list[bool | bytes] = [True]
+    for key, value in call.environ.items():
+        if key.startswith("HTTP_"):
+            flat += (key[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1"))
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            flat += (key.replace("_", "-").lower().encode(), value.encode("latin-1"))
+    return tuple(flat)
+
+
+def _params(call: Call) -> tuple[Any, ...]:
+    flat: list[Any] = [True]
+    for name, value in call.params.items():
+        flat += (name.encode(), _plain(value))
+    return tuple(flat)
+
+
+def _plain(value: Any) -> bytes | int | float:
+    """What a Falcon converter made of a segment, as Lua can have it."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, (int, float)):
+        return value
+    if isinstance(value, datetime.datetime):
+        return value.isoformat().encode()
+    return str(value).encode()
+
+
+# The body is in memory already and bounded by max_body, so a part needs no bound of its own; their number does.
+_MULTIPART = MultipartFormHandler()
+_MULTIPART.parse_options.max_body_part_buffer_size = 2**30
+_MULTIPART.parse_options.max_body_part_count = 1000
+
+
+def _multipart(call: Call) -> tuple[Any, ...]:
+    """(True, name, filename or False, content type, content, ...); (False, status, sentence) for a bad body."""
+    flat: list[Any] = [True]
+    try:
+        form = _MULTIPART.deserialize(BytesIO(call.body), call.environ.get("CONTENT_TYPE"), len(call.body))
+        for part in form:
+            filename = part.filename
+            flat += (
+                (part.name or "").encode(errors="replace"),
+                False if filename is None else filename.encode(errors="replace"),
+                (part.content_type or "").encode(errors="replace"),
+                part.get_data(),
+            )
+    except HTTPError as error:
+        reason = error.description or error.title or "it cannot be read"
+        return False, 400, f"the form is not valid multipart/form-data: {reason}".encode()
+    except (ValueError, UnicodeError) as error:
+        return False, 400, f"the form is not valid multipart/form-data: {error}".encode()
+    return tuple(flat)
+
+
+READERS: dict[bytes, Callable[[Call], Any]] = {
+    b"method": _text("REQUEST_METHOD"),
+    b"path": _text("PATH_INFO"),
+    b"query": _text("QUERY_STRING"),
+    b"scheme": _text("wsgi.url_scheme"),
+    b"host": _host,
+    b"client_ip": _text("REMOTE_ADDR"),
+    b"request_id": _text("greenlua.request_id"),
+    b"started_at": lambda call: time.time() - (time.monotonic() - call.slot.taken_at),
+    b"body": lambda call: call.body,
+    b"headers": _headers,
+    b"params": _params,
+    b"multipart": _multipart,
+}
+
+
+def now() -> float:
+    """Seconds since 1970, with fractions."""
+    return time.time()

@@ -1,0 +1,219 @@
+-- ctx: what a handler knows of its request. Uses values, json_decode and response.
+-- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the name of its slot (index, generation);
+-- fields come from Python through host.fetch, which refuses once the request has ended, so that a ctx that was kept
+-- somewhere can never show another request's data.
+
+local prelude, host = ...
+
+local char, find, format, gmatch, gsub, lower, match, sub =
+  string.char, string.find, string.format, string.gmatch, string.gsub, string.lower, string.match, string.sub
+local error, next, rawset, setmetatable, tostring, type = error, next, rawset, setmetatable, tostring, type
+local fetch, fetch_header = host.fetch, host.fetch_header
+local is_utf8 = prelude.values.is_utf8
+local try_decode = prelude.json_decode.try_decode
+local problem = prelude.response.problem
+
+local FIELDS_MAX = 1000 -- of one query, form or cookie header; PHP's max_input_vars is the same
+
+-- A fault of the client, thrown as a response: pcall sees it, and uncaught it is the answer.
+local function refuse(status, detail)
+  error(problem(status, detail, nil, 1), 0)
+end
+
+-- A request's field from Python. nil and a sentence mean that this cannot be had: the request has ended.
+local function get(ctx, name)
+  local value, why = fetch(ctx[1], ctx[2], name)
+  if value == nil then error(why, 3) end
+  return value
+end
+
+-- ---------------------------------------------------------------- names and values
+
+local HEX = {}
+for code = 0, 255 do
+  local upper = format("%02X", code)
+  local first, second = sub(upper, 1, 1), sub(upper, 2, 2)
+  HEX[upper], HEX[lower(upper)], HEX[first .. lower(second)], HEX[lower(first) .. second] =
+    char(code), char(code), char(code), char(code)
+end
+
+local function unquote(text, what)
+  if find(text, "[%%+]") then text = gsub(gsub(text, "+", " "), "%%(%x%x)", HEX) end
+  if find(text, "[\128-\255]") and not is_utf8(text) then refuse(400, "the " .. what .. " is not valid UTF-8") end
+  return text
+end
+
+-- A table of first values; :all(name) gives the list of all. The lists live behind the method, so that
+-- no name that a client sends can reach or hide anything but its own value.
+local function collection(lists)
+  local first = {}
+  for name, list in next, lists do
+    if name ~= "all" then first[name] = list[1] end
+  end
+  return setmetatable(first, {
+    __index = {
+      all = function(_, name)
+        local copy = {}
+        for i, value in next, lists[name] or {} do copy[i] = value end
+        return copy
+      end,
+    },
+    __metatable = "greenlua.collection",
+  })
+end
+
+local function add(lists, name, value)
+  local list = lists[name]
+  if list then list[#list + 1] = value else lists[name] = { value } end
+end
+
+local function pairs_of(text, what)
+  local lists, count = {}, 0
+  for part in gmatch(text, "[^&]+") do
+    count = count + 1
+    if count > FIELDS_MAX then refuse(400, format("the %s has more than %d fields", what, FIELDS_MAX)) end
+    local at = find(part, "=", 1, true)
+    if at then
+      add(lists, unquote(sub(part, 1, at - 1), what), unquote(sub(part, at + 1), what))
+    else
+      add(lists, unquote(part, what), "")
+    end
+  end
+  return lists
+end
+
+-- ---------------------------------------------------------------- headers
+
+-- headers.accept, headers["X-Token"], headers.content_type: one look-up in Python each, kept under the name asked for.
+local Headers = {
+  __index = function(headers, name)
+    if type(name) ~= "string" then return nil end
+    local value, why = fetch_header(headers[1], headers[2], name)
+    if value == nil then error(why, 2) end
+    if value == false then return nil end
+    rawset(headers, name, value)
+    return value
+  end,
+  __pairs = function(headers)
+    local flat = { fetch(headers[1], headers[2], "headers") }
+    if flat[1] == nil then error(flat[2], 2) end
+    local all = {}
+    for i = 2, #flat, 2 do all[flat[i]] = flat[i + 1] end
+    return next, all, nil
+  end,
+  __newindex = function() error("ctx.headers are the request's and cannot be changed", 2) end,
+  __metatable = "greenlua.headers",
+}
+
+-- ---------------------------------------------------------------- bodies
+
+local function check_type(ctx, wanted, accepted)
+  local given = ctx.headers.content_type
+  local kind = given and lower(match(given, "^%s*([^;%s]*)") or "")
+  if kind == nil or kind == "" then return wanted end
+  for i = 1, #accepted do
+    if find(kind, accepted[i]) then return kind end
+  end
+  return refuse(415, format("the body is %s; this needs %s", kind, wanted))
+end
+
+local JSON_TYPES = { "^application/json$", "^application/[%w.+-]+%+json$", "^text/json$" }
+local FORM_TYPES = { "^application/x%-www%-form%-urlencoded$", "^multipart/form%-data$" }
+
+-- form and files come from one body, so whichever is touched first builds both.
+local function build_form(ctx)
+  local kind = check_type(ctx, "application/x-www-form-urlencoded", FORM_TYPES)
+  if kind ~= "multipart/form-data" then
+    local lists = pairs_of(ctx.body, "form")
+    rawset(ctx, "form", collection(lists))
+    rawset(ctx, "files", collection({}))
+    return
+  end
+  local flat = { fetch(ctx[1], ctx[2], "multipart") }
+  if flat[1] == nil then error(flat[2], 3) end
+  if flat[1] == false then refuse(flat[2], flat[3]) end
+  local fields, files = {}, {}
+  for i = 2, #flat, 4 do
+    local name, filename, content_type, content = flat[i], flat[i + 1], flat[i + 2], flat[i + 3]
+    if filename then
+      add(files, name, { name = name, filename = filename, content_type = content_type, content = content })
+    else
+      if not is_utf8(content) then refuse(400, "the form field " .. name .. " is not valid UTF-8") end
+      add(fields, name, content)
+    end
+  end
+  rawset(ctx, "form", collection(fields))
+  rawset(ctx, "files", collection(files))
+end
+
+-- ---------------------------------------------------------------- the fields
+
+local LAZY = {
+  method = get,
+  path = get,
+  scheme = get,
+  host = get,
+  client_ip = get,
+  request_id = get,
+  started_at = get,
+  body = get,
+  template = function(ctx) return ctx[3] end,
+  state = function() return {} end,
+
+  params = function(ctx)
+    local flat = { fetch(ctx[1], ctx[2], "params") }
+    if flat[1] == nil then error(flat[2], 3) end
+    local params = {}
+    for i = 2, #flat, 2 do params[flat[i]] = flat[i + 1] end
+    return params
+  end,
+
+  query = function(ctx) return collection(pairs_of(get(ctx, "query"), "query string")) end,
+
+  headers = function(ctx) return setmetatable({ ctx[1], ctx[2] }, Headers) end,
+
+  cookies = function(ctx)
+    local cookies, count = {}, 0
+    for name, value in gmatch(ctx.headers.cookie or "", "%s*([^=;]+)=([^;]*)") do
+      count = count + 1
+      if count > FIELDS_MAX then refuse(400, format("more than %d cookies", FIELDS_MAX)) end
+      local key = match(name, "^(.-)%s*$")
+      if cookies[key] == nil then cookies[key] = match(value, '^"(.*)"%s*$') or match(value, "^(.-)%s*$") end
+    end
+    return cookies
+  end,
+
+  json = function(ctx)
+    check_type(ctx, "application/json", JSON_TYPES)
+    local text = ctx.body
+    if text == "" then refuse(400, "the body is empty; this needs JSON") end
+    local value, why = try_decode(text)
+    if value == nil then refuse(400, "the body is not valid JSON: " .. why) end
+    return value
+  end,
+
+  form = function(ctx)
+    build_form(ctx)
+    return ctx.form
+  end,
+
+  files = function(ctx)
+    build_form(ctx)
+    return ctx.files
+  end,
+}
+
+local Context = {
+  __name = "greenlua.ctx",
+  __metatable = "greenlua.ctx",
+  __index = function(ctx, name)
+    local build = LAZY[name]
+    if not build then return nil end
+    local value = build(ctx, name)
+    rawset(ctx, name, value)
+    return value
+  end,
+  __tostring = function(ctx) return "ctx of " .. tostring(ctx[3]) end,
+}
+
+return { Context = Context }

@@ -1,0 +1,258 @@
+-- greenlua.app and its groups: what an app declares while it loads, and how hooks and handler become one function.
+-- Uses engine and response. Rules: everything is checked where it is declared, so that an error names that line; hooks hold
+-- for all routes of their app or group, whether declared before or after them; nothing can be declared once the app serves.
+
+local prelude, host = ...
+
+local concat, error, format, ipairs, next, select, setmetatable, sub, tostring, type, xpcall =
+  table.concat, error, string.format, ipairs, next, select, setmetatable, string.sub, tostring, type, xpcall
+local find, upper = string.find, string.upper
+local getinfo = debug.getinfo
+local engine, response = prelude.engine, prelude.response
+local finish, lift, is_response = response.finish, response.lift, response.is_response
+
+local METHODS = { "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS" }
+local KNOWN = {}
+for _, method in ipairs(METHODS) do KNOWN[method] = true end
+
+local declared       -- the app, once greenlua.app was called
+local routes = {}    -- in the order of declaration; the position is the handler's number
+local serving = false
+
+-- "app.lua:12" of the first caller outside the prelude.
+local function place()
+  local level = 3
+  while true do
+    local info = getinfo(level, "Sl")
+    if not info then return "?" end
+    if info.currentline > 0 and not find(info.source, "[greenlua]", 1, true) then
+      return format("%s:%d", info.short_src, info.currentline)
+    end
+    level = level + 1
+  end
+end
+
+local function wrong(text, ...)
+  error(format("%s: " .. text, place(), ...), 0)
+end
+
+local function check_loading(what)
+  if serving then wrong("%s can be called only while the app loads, not in a handler", what) end
+end
+
+local function check_function(value, what)
+  if type(value) ~= "function" then
+    wrong("%s must be a function, not %s", what, value == nil and "nil (is the name spelled right?)" or "a " .. type(value))
+  end
+  return value
+end
+
+-- ---------------------------------------------------------------- composition
+
+local catch, report = engine.catch, engine.report
+
+-- Inside out: the route's own hooks first, then its group's, then the app's. Befores run outside in.
+local function collect(scope, own, kind)
+  local list = {}
+  local function add(hooks, outer_first)
+    local at = outer_first and 1 or #list + 1
+    for i, hook in ipairs(hooks or {}) do table.insert(list, at + i - 1, hook) end
+  end
+  add(own[kind], false)
+  while scope do
+    add(scope.hooks[kind], kind == "before")
+    scope = scope.parent
+  end
+  return list
+end
+
+-- The response of the innermost on_error that gives one; without any, a problem document. Every failure is reported once.
+local function recover(ctx, caught, on_errors)
+  report(ctx, caught)
+  for i = 1, #on_errors do
+    local ok, reply, b, c = xpcall(on_errors[i], catch, ctx, caught.value, caught.traceback)
+    if ok and reply ~= nil then
+      ok, reply = xpcall(lift, catch, reply, b, c)
+      if ok then return reply end
+    end
+    if not ok then
+      if is_response(reply) then return lift(reply) end
+      caught = reply -- the next one out is told of the newest failure
+      report(ctx, caught)
+    end
+  end
+  local dev = host.dev
+  return lift(response.problem(500, dev and caught.message or nil, dev and { traceback = caught.traceback } or nil, 1))
+end
+
+local function compose(route)
+  local handler = route.handler
+  local befores = collect(route.scope, route.hooks, "before")
+  local afters = collect(route.scope, route.hooks, "after")
+  local on_errors = collect(route.scope, route.hooks, "on_error")
+
+  local function answer(ctx)
+    for i = 1, #befores do
+      local a, b, c = befores[i](ctx)
+      if a ~= nil then return a, b, c end
+    end
+    return handler(ctx)
+  end
+  if #befores == 0 then answer = handler end
+
+  if #afters == 0 and #on_errors == 0 then
+    -- PERF: no pcall; a coroutine that fails is simply not used again.
+    return function(ctx) return finish(ctx, answer(ctx)) end
+  end
+
+  local function attempt(ctx) return lift(answer(ctx)) end
+  return function(ctx)
+    local ok, reply = xpcall(attempt, catch, ctx)
+    if not ok then
+      reply = is_response(reply) and lift(reply) or recover(ctx, reply, on_errors)
+    end
+    for i = 1, #afters do afters[i](ctx, reply) end
+    return finish(ctx, reply)
+  end
+end
+
+-- ---------------------------------------------------------------- declaration
+
+local OPTIONS = { before = true, after = true, on_error = true }
+
+local function check_options(options, what)
+  local hooks = {}
+  for name, value in next, options do
+    if not OPTIONS[name] then
+      wrong("%s has no option %s; the options are after, before, on_error", what, tostring(name))
+    end
+    if type(value) == "table" then
+      hooks[name] = {}
+      for i, hook in ipairs(value) do hooks[name][i] = check_function(hook, format("%s[%d]", name, i)) end
+    else
+      hooks[name] = { check_function(value, name) }
+    end
+  end
+  return hooks
+end
+
+local function check_template(template, what)
+  if type(template) ~= "string" then wrong("the template of %s must be a string, not a %s", what, type(template)) end
+  if sub(template, 1, 1) ~= "/" then wrong('the template "%s" must begin with /', template) end
+  return template
+end
+
+local Scope = { __name = "greenlua.scope", __metatable = "greenlua.scope" }
+Scope.__index = Scope
+
+local function declare(scope, what, methods, template, ...)
+  check_loading(what)
+  local options, handler = {}, ...
+  if select("#", ...) >= 2 then options, handler = ... end
+  if select("#", ...) > 2 then wrong("%s takes a template, options and a handler; there is more", what) end
+  template = scope.prefix .. check_template(template, what)
+  if #template > 1 and scope.prefix ~= "" and sub(template, -1) == "/" and #scope.prefix + 1 == #template then
+    template = scope.prefix -- "/" in a group is the group's own address
+  end
+  if type(options) ~= "table" then wrong("the options of %s %s must be a table, not a %s", what, template, type(options)) end
+  local hooks = check_options(options, what .. " " .. template)
+  check_function(handler, "the handler of " .. what .. " " .. template)
+  local info = getinfo(handler, "S")
+  routes[#routes + 1] = {
+    scope = scope,
+    methods = methods,
+    template = template,
+    handler = handler,
+    hooks = hooks,
+    place = place(),
+    handler_place = format("%s:%d", info.short_src, info.linedefined),
+  }
+end
+
+for _, method in ipairs(METHODS) do
+  local name = method:lower()
+  Scope[name] = function(self, template, ...)
+    if prelude.getmetatable(self) ~= Scope then wrong('call it with a colon: app:%s("%s", ...)', name, tostring(self)) end
+    declare(self, "app:" .. name, { method }, template, ...)
+  end
+end
+
+function Scope:route(methods, template, ...)
+  local list = type(methods) == "string" and { methods } or methods
+  if type(list) ~= "table" or #list == 0 then wrong("app:route takes a method or a list of methods first") end
+  local checked = {}
+  for i, method in ipairs(list) do
+    local known = type(method) == "string" and upper(method)
+    if not KNOWN[known] then
+      wrong("app:route does not know the method %s; the methods are %s", tostring(method), concat(METHODS, " "))
+    end
+    checked[i] = known
+  end
+  declare(self, "app:route", checked, template, ...)
+end
+
+local function new_scope(parent, prefix, hooks)
+  return setmetatable({ parent = parent, prefix = prefix, hooks = hooks }, Scope)
+end
+
+function Scope:group(prefix, ...)
+  check_loading("app:group")
+  local options, fill = {}, ...
+  if select("#", ...) >= 2 then options, fill = ... end
+  check_template(prefix, "app:group")
+  if sub(prefix, -1) == "/" then prefix = sub(prefix, 1, -2) end
+  if type(options) ~= "table" then wrong("the options of a group must be a table, not a %s", type(options)) end
+  check_function(fill, "what fills the group " .. prefix)
+  fill(new_scope(self, self.prefix .. prefix, check_options(options, "the group " .. prefix)))
+end
+
+for kind in next, OPTIONS do
+  Scope[kind] = function(self, hook)
+    check_loading("app:" .. kind)
+    check_function(hook, "app:" .. kind .. "'s argument")
+    local hooks = self.hooks[kind] or {}
+    hooks[#hooks + 1] = hook
+    self.hooks[kind] = hooks
+  end
+end
+
+local APP_OPTIONS = { title = "string", version = "string" }
+
+local function app(options)
+  check_loading("greenlua.app")
+  if declared then wrong("greenlua.app was already called at %s; a program has one app", declared.place) end
+  if options ~= nil and type(options) ~= "table" then wrong("greenlua.app takes a table, not a %s", type(options)) end
+  for name, value in next, options or {} do
+    local wanted = APP_OPTIONS[name]
+    if not wanted then wrong("greenlua.app has no option %s; the options are title, version", tostring(name)) end
+    if type(value) ~= wanted then wrong("the option %s of greenlua.app is a %s, not a %s", name, wanted, type(value)) end
+  end
+  declared = new_scope(nil, "", {})
+  declared.place = place()
+  declared.title = options and options.title or "greenlua"
+  declared.version = options and options.version or "0.0.0"
+  return declared
+end
+
+-- ---------------------------------------------------------------- for vm.py
+
+-- Ends the declarations. returned is what the app's file returned. Gives the number of routes, the title and the version,
+-- or nil and a sentence.
+local function seal(returned)
+  if not declared then return nil, "it never called greenlua.app; a program begins with: local app = greenlua.app {}" end
+  if returned ~= declared then
+    local what = returned == nil and "nothing" or "a " .. type(returned)
+    return nil, "it returned " .. what .. "; end it with: return app"
+  end
+  for number, route in ipairs(routes) do engine.define(number, compose(route), route.template) end
+  serving = true
+  return #routes, declared.title, declared.version
+end
+
+-- One route for Python: methods, template, where it was declared, where its handler stands.
+local function describe(number)
+  local route = routes[number]
+  return concat(route.methods, " "), route.template, route.place, route.handler_place
+end
+
+return { app = app, seal = seal, describe = describe, is_serving = function() return serving end }

@@ -1,0 +1,131 @@
+"""All settings, each with its default, its bounds and its meaning; and the places they are read from.
+
+A setting has one name everywhere: keyword ``name=``, environment ``GREENLUA_NAME``, ``name`` in ``[tool.greenlua]`` of pyproject.toml or
+in greenlua.toml, ``--set name=value``. Later ones win in the order file, environment, keyword. Unknown names are refused.
+Building Settings does no work: no file is opened and no name resolved by the class itself. Uses errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from greenlua.errors import ConfigurationError
+
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+LuaName = Literal["5.4", "5.5", "5.3", "luajit"]
+GlobalsRule = Literal["allow", "warn", "deny"]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of one app. Times are in seconds, sizes in bytes."""
+
+    lua: Annotated[LuaName, Meta(description="which Lua runs the handlers: `5.4`, `5.5`, `5.3` or `luajit`")] = "5.4"
+    batch_max: Annotated[
+        int, Meta(ge=1, le=1024, description="requests that the Lua greenlet takes from the channel in one wake-up")
+    ] = 32
+    queue_capacity: Annotated[int, Meta(ge=1, le=65536, description="requests that wait for the Lua greenlet")] = 1024
+    slots: Annotated[
+        int, Meta(ge=1, le=65536, description="requests inside at once: queued, running or waiting for an operation")
+    ] = 4096
+    queue_timeout: Annotated[
+        Seconds, Meta(description="how long a request waits for a place; then it is answered 503 with `Retry-After`")
+    ] = 1.0
+    request_timeout: Annotated[
+        Seconds, Meta(description="how long a request may take from its place in the queue to its answer; then 504")
+    ] = 30.0
+    max_body: Annotated[
+        int, Meta(ge=0, le=2**30, description="the largest request body; a larger one is answered 413")
+    ] = 1048576
+    drain_timeout: Annotated[
+        Seconds, Meta(description="how long a stopping server waits for the requests inside")
+    ] = 30.0
+    globals: Annotated[
+        GlobalsRule,
+        Meta(
+            description="a handler that makes a new global: `allow` it, `warn` in the log at the first of each name, or `deny`"
+            " it (an error). With `dev` on, `allow` becomes `warn`"
+        ),
+    ] = "allow"
+    dev: Annotated[
+        bool, Meta(description="development: failures are shown to the client with their Lua traceback")
+    ] = False
+
+
+NAMES: tuple[str, ...] = Settings.__struct_fields__
+_ENVIRONMENT_PREFIX = "GREENLUA_"
+
+
+def load_settings(
+    folder: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any
+) -> Settings:
+    """Settings from the file in ``folder``, the environment and keywords.
+
+    Args:
+        folder: where greenlua.toml, or else pyproject.toml with ``[tool.greenlua]``, is looked for; None: no file.
+        environ: the environment; ``os.environ`` by default.
+        keywords: settings by name; text is read as the setting's type, as in the environment.
+
+    Raises:
+        ConfigurationError: names the setting, where it stands, what it takes, and for an unknown name the nearest known one.
+    """
+    values: dict[str, Any] = {}
+    if folder is not None:
+        values.update(_from_file(folder))
+    for key, text in (os.environ if environ is None else environ).items():
+        if key.startswith(_ENVIRONMENT_PREFIX):
+            name = key.removeprefix(_ENVIRONMENT_PREFIX).lower()
+            values[name] = _convert(name, text, f"the environment variable {key}")
+    for name, value in keywords.items():
+        values[name] = _convert(name, value, "settings")
+    return Settings(**values)
+
+
+def _from_file(folder: Path) -> dict[str, Any]:
+    for filename, table in (("greenlua.toml", ()), ("pyproject.toml", ("tool", "greenlua"))):
+        path = folder / filename
+        try:
+            with path.open("rb") as file:
+                content: Any = tomllib.load(file)
+        except FileNotFoundError:
+            continue
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+        for key in table:
+            content = content.get(key) if isinstance(content, dict) else None
+        if content is None:
+            continue
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"{path}: [{'.'.join(table)}] must be a table")
+        return {name: _convert(name, value, str(path)) for name, value in content.items()}
+    return {}
+
+
+def _convert(name: str, value: Any, where: str) -> Any:
+    if name not in _TYPES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "the settings are " + ", ".join(NAMES)
+        raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
+    try:
+        return msgspec.convert(value, _TYPES[name], strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{where}: {name} cannot be {value!r}: {_reason(name, str(error))}") from None
+
+
+def _reason(name: str, message: str) -> str:
+    choices = get_args(get_args(_TYPES[name])[0])
+    if choices:
+        return "it is one of " + ", ".join(choices)
+    for word, meaning in (("`int`", "an integer"), ("`float`", "a number"), ("`bool`", "true or false"), ("`str`", "text")):
+        message = message.replace(word, meaning)
+    return message[0].lower() + message[1:]
+
+
+_TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
