@@ -15,6 +15,7 @@ from gevent.event import AsyncResult
 from greenlua.channel import Channel, Message
 from greenlua.messages import (
     EVENT_FAILURE,
+    EVENT_LOG,
     EVENT_OPERATION,
     EVENT_WIDTH,
     Call,
@@ -91,8 +92,7 @@ class Dispatcher:
                 self._publish(events)
 
     def _handle(self, message: Message) -> None:
-        kind = type(message)
-        if kind is Call:
+        if isinstance(message, Call):
             slot = message.slot
             if slot.state is not WAITING:  # its time ran out, or its client left, while it was queued
                 self._skipped += 1
@@ -102,18 +102,18 @@ class Dispatcher:
             answer = self._vm.start(slot.index, slot.generation, message.number)
             if answer is not None:
                 self._settle(slot, answer)
-        elif kind is Resume:
+        elif isinstance(message, Resume):
             operation = message.operation
             answer = self._vm.resume(operation.number, message.ok, message.value)
             if answer is not None:
                 self._settle(operation.slot, answer)
-        elif kind is Cancel:
+        elif isinstance(message, Cancel):
             number = self._vm.cancel(message.index, message.generation)
             if number is not None:  # it was parked; otherwise it is still queued, or has just ended
                 self._operations.cancel(number)
                 slot = self._pool.slots[message.index]
                 self._pool.fill(slot, slot.generation, _GIVEN_UP)
-        elif kind is Inspect:
+        else:
             message.answer.set(self._vm.statistics())
 
     def _settle(self, slot: Slot, answer: tuple[Any, Any, Any]) -> None:
@@ -129,8 +129,13 @@ class Dispatcher:
             log_failure(call.environ, failure.message, failure.traceback)
 
     def _give_up(self, message: Message) -> None:
-        slot = message.slot if isinstance(message, Call) else message.operation.slot if isinstance(message, Resume) else None
-        if slot is not None and slot.state in (WAITING, EXPIRED, ABANDONED):
+        if isinstance(message, Call):
+            slot = message.slot
+        elif isinstance(message, Resume):
+            slot = message.operation.slot
+        else:
+            return
+        if slot.state in (WAITING, EXPIRED, ABANDONED):
             self._failed += 1
             self._pool.fill(slot, slot.generation, Failure(500, "a bug in greenlua; the log has it"))
 

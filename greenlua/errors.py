@@ -1,15 +1,9 @@
-"""The error tree, split by blame, and the problem document that a client sees of each.
+"""The error tree, split by blame: configuration, client, overload, server, bug. Each error knows its HTTP status.
 
-Every error knows its HTTP status. Raised errors carry a sentence for the reader; `problem` turns status and sentence into
-RFC 9457 JSON. Uses nothing of greenlua.
+``str(error)`` is a sentence for whoever reads it. Uses nothing of greenlua.
 """
 
 from http import HTTPStatus
-from typing import Any
-
-import msgspec
-
-PROBLEM_TYPE = "application/problem+json"
 
 REASONS: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
 # HTTPStatus still has the names of RFC 7231 for these on older Pythons; RFC 9110 renamed them.
@@ -32,7 +26,7 @@ class ClientError(GreenluaError):
     """The client sent something wrong.
 
     Args:
-        status: the HTTP status, 400 to 499.
+        status: the HTTP status: 400 to 499, or 501.
         detail: what was wrong, in a sentence that may be sent to the client.
     """
 
@@ -57,13 +51,3 @@ class ServerError(GreenluaError):
 
 class Bug(GreenluaError):
     """A promise inside greenlua was broken; please report it."""
-
-
-def problem(status: int, detail: str | None, request_id: str, **fields: Any) -> bytes:
-    """A problem document (RFC 9457) as UTF-8 JSON; ``detail`` of None is left out."""
-    document: dict[str, Any] = {"type": "about:blank", "title": REASONS.get(status, "Error"), "status": status}
-    if detail is not None:
-        document["detail"] = detail
-    document.update(fields)
-    document["request_id"] = request_id
-    return msgspec.json.encode(document)

@@ -1,7 +1,7 @@
 """All settings, each with its default, its bounds and its meaning; and the places they are read from.
 
-A setting has one name everywhere: keyword ``name=``, environment ``GREENLUA_NAME``, ``name`` in ``[tool.greenlua]`` of pyproject.toml or
-in greenlua.toml, ``--set name=value``. Later ones win in the order file, environment, keyword. Unknown names are refused.
+A setting has one name everywhere: keyword ``name=``, environment ``GREENLUA_NAME``, ``name`` in ``[tool.greenlua]`` of
+pyproject.toml or in greenlua.toml, ``--set name=value``. Later ones win in the order file, environment, keyword. Unknown names are refused.
 Building Settings does no work: no file is opened and no name resolved by the class itself. Uses errors.
 """
 
@@ -44,9 +44,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body: Annotated[
         int, Meta(ge=0, le=2**30, description="the largest request body; a larger one is answered 413")
     ] = 1048576
-    drain_timeout: Annotated[
-        Seconds, Meta(description="how long a stopping server waits for the requests inside")
-    ] = 30.0
+    drain_timeout: Annotated[Seconds, Meta(description="how long a stopping server waits for the requests inside")] = (
+        30.0
+    )
     globals: Annotated[
         GlobalsRule,
         Meta(
@@ -54,18 +54,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             " it (an error). With `dev` on, `allow` becomes `warn`"
         ),
     ] = "allow"
-    dev: Annotated[
-        bool, Meta(description="development: failures are shown to the client with their Lua traceback")
-    ] = False
+    dev: Annotated[bool, Meta(description="development: failures are shown to the client with their Lua traceback")] = (
+        False
+    )
 
 
 NAMES: tuple[str, ...] = Settings.__struct_fields__
 _ENVIRONMENT_PREFIX = "GREENLUA_"
 
 
-def load_settings(
-    folder: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any
-) -> Settings:
+def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any) -> Settings:
     """Settings from the file in ``folder``, the environment and keywords.
 
     Args:
@@ -123,7 +121,12 @@ def _reason(name: str, message: str) -> str:
     choices = get_args(get_args(_TYPES[name])[0])
     if choices:
         return "it is one of " + ", ".join(choices)
-    for word, meaning in (("`int`", "an integer"), ("`float`", "a number"), ("`bool`", "true or false"), ("`str`", "text")):
+    for word, meaning in (
+        ("`int`", "an integer"),
+        ("`float`", "a number"),
+        ("`bool`", "true or false"),
+        ("`str`", "text"),
+    ):
         message = message.replace(word, meaning)
     return message[0].lower() + message[1:]
 

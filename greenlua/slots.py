@@ -76,9 +76,7 @@ class SlotPool:
         on_abandon: called with a slot whose waiter has left while Lua still owes an answer; must not switch greenlets.
     """
 
-    def __init__(
-        self, size: int, timeout: float, wake: Callable[[], None], on_abandon: Callable[[Slot], None]
-    ) -> None:
+    def __init__(self, size: int, timeout: float, wake: Callable[[], None], on_abandon: Callable[[Slot], None]) -> None:
         self.slots = [Slot(index) for index in range(size)]
         self.timeout = timeout
         self._wake = wake
@@ -122,7 +120,7 @@ class SlotPool:
     def wait(self, slot: Slot) -> Reply | Failure:
         """The answer; the slot is given up in any case, also when an exception (a kill, a Timeout) breaks the wait."""
         try:
-            return slot.result.get()  # type: ignore[no-any-return]
+            return slot.result.get()
         finally:
             self._leave(slot, "leave")
 
@@ -165,7 +163,7 @@ class SlotPool:
             slot.state = TRANSITIONS[slot.state, "reset"]
             slot.generation += 1
             slot.call = None
-            slot.result.__init__()  # type: ignore[misc]
+            slot.result.__init__()
             self._free.put(slot)
 
     # ------------------------------------------------------------ the sweep

@@ -2,7 +2,7 @@
 
 The only file that imports lupa. Only the Lua greenlet may call the verbs of a serving VM. Across the border go numbers,
 booleans, bytes and tables made for the purpose, and the permanent callables of ``host``; never a Python object per request.
-Uses errors, messages, settings.
+Uses errors, routes.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import os
 from collections.abc import Callable
 from importlib import import_module, resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import greenlua
 from greenlua.errors import REASONS, ConfigurationError
+from greenlua.routes import Route
 
 MODULES = {"5.4": "lupa.lua54", "5.5": "lupa.lua55", "5.3": "lupa.lua53", "luajit": "lupa.luajit21"}
 
@@ -34,16 +35,6 @@ PRELUDE = (
 OPEN = b"return { getmetatable = debug.getmetatable }"
 # The rest of the prelude has what it needs in locals by then.
 SHUT = b"python, debug, io, package, require, dofile, loadfile, collectgarbage, ffi, jit = nil"
-
-
-class DeclaredRoute(NamedTuple):
-    """A route as the app declared it; ``number`` names its handler in the VM, the places are ``file.lua:line``."""
-
-    number: int
-    methods: tuple[str, ...]
-    template: str
-    place: str
-    handler_place: str
 
 
 def _deny(*_: object) -> Any:
@@ -101,7 +92,7 @@ class VM:
         self._load_app = prelude[b"sandbox"][b"load_app"]
         self.title = self.version = ""
 
-    def load(self, path: Path, globals_rule: str = "allow") -> list[DeclaredRoute]:
+    def load(self, path: Path, globals_rule: str = "allow") -> list[Route]:
         """Loads and runs the app's file; gives its routes in the order of declaration.
 
         Raises:
@@ -123,9 +114,9 @@ class VM:
         self.title, self.version = title.decode(errors="replace"), version.decode(errors="replace")
         return [self._declared(number) for number in range(1, count + 1)]
 
-    def _declared(self, number: int) -> DeclaredRoute:
+    def _declared(self, number: int) -> Route:
         methods, template, place, handler_place = (part.decode(errors="replace") for part in self._describe(number))
-        return DeclaredRoute(number, tuple(methods.split()), template, place, handler_place)
+        return Route(number, tuple(methods.split()), template, place, handler_place)
 
     def _read_module(self, name: bytes) -> tuple[bytes | None, bytes]:
         """The source of a module under the app's folder and its name for messages, or None and why not."""

@@ -1,0 +1,5 @@
+"""``python -m greenlua``."""
+
+from greenlua.cli import main
+
+main(prog_name="greenlua")

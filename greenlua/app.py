@@ -1,0 +1,258 @@
+"""LuaApp: the WSGI callable, and the only place where the parts are put together.
+
+Rules: nothing that a fork could break (VM, greenlets) exists before the first request or `start` in a process; a request goes
+straight from the router to the Lua handler unless Falcon middleware was added; everything else is answered by Falcon.
+Uses all of the above.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import falcon
+import gevent
+from falcon.constants import COMBINED_METHODS
+from gevent._hub_local import get_hub_if_exists
+from gevent.monkey import get_original
+
+from greenlua.answers import PROBLEM_TYPE, REQUEST_ID, problem, render_error
+from greenlua.channel import Channel
+from greenlua.dispatcher import Dispatcher
+from greenlua.errors import ClientError, ConfigurationError, GreenluaError, ServerError
+from greenlua.fields import Fields, RequestIds, now
+from greenlua.resource import LuaResource, Responder
+from greenlua.router import Router
+from greenlua.routes import RouteTable
+from greenlua.settings import Settings, load_settings
+from greenlua.slots import SlotPool
+from greenlua.vm import VM
+
+log = logging.getLogger("greenlua")
+
+StartResponse = Callable[..., Any]
+
+METHODS = frozenset(COMBINED_METHODS)
+# Of the operating system's thread: under monkey-patching the usual one counts greenlets.
+get_thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
+
+_THREADED = (
+    "greenlua runs on one thread: use `greenlua run`, `gunicorn -k gevent`, gevent.pywsgi.WSGIServer or a server with a single thread;"
+    " this one calls from several"
+)
+
+
+class Serving:
+    """What exists only in a process that serves: the VM, its greenlet, slots and channel."""
+
+    def __init__(self, path: Path, settings: Settings, router: Router) -> None:
+        self.thread = get_thread_ident()
+        self.channel = Channel(settings.queue_capacity)
+        self.pool = SlotPool(settings.slots, settings.request_timeout, self.channel.wake, self._abandoned)
+        fields = Fields(self.pool.slots)
+        host: dict[str, Callable[..., Any]] = {"fetch": fields.fetch, "fetch_header": fields.fetch_header, "now": now}
+        self.vm = VM(settings.lua, host, settings.dev)
+        rule = "warn" if settings.dev and settings.globals == "allow" else settings.globals
+        self.table = RouteTable(self.vm.load(path, rule))
+        self.responder = Responder(self.pool, self.channel, path.parent.resolve(), settings)
+        router.set_lua_routes(self.table, lambda methods: LuaResource(methods, self.responder))
+        self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, settings.batch_max)
+        self.dispatcher.start()
+
+    def _abandoned(self, slot: Any) -> None:
+        self.dispatcher.abandoned(slot)
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        return {
+            "pool": self.pool.statistics(),
+            "channel": self.channel.statistics(),
+            "dispatcher": self.dispatcher.statistics(),
+            "vm": self.dispatcher.inspect(),
+        }
+
+
+class FalconApp(falcon.App[falcon.Request, falcon.Response]):
+    """The Falcon app beside the Lua routes. With middleware, every request goes through it."""
+
+    has_middleware = False
+
+    def add_middleware(self, middleware: Any) -> None:
+        super().add_middleware(middleware)
+        self.has_middleware = self.has_middleware or bool(middleware)
+
+
+class LuaApp:
+    """A Lua program as a WSGI application. Made by `create_app`.
+
+    Attributes:
+        path: the Lua file.
+        settings: the `Settings` in force.
+        falcon: the ``falcon.App`` inside, for routes, sinks, error handlers and middleware of your own.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.settings = settings
+        self._router = Router()
+        self.falcon = FalconApp(router=self._router)
+        self.falcon.set_error_serializer(_serialize_error)
+        self._request_ids: RequestIds | None = None
+        self._serving: Serving | None = None
+        _apps.add(self)
+
+    # ------------------------------------------------------------ a request
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """The WSGI entry."""
+        ids = self._request_ids
+        if ids is None:
+            ids = self._request_ids = RequestIds()
+        environ[REQUEST_ID] = ids.of(environ)
+        try:
+            serving = self._serving
+            if serving is None or serving.thread != get_thread_ident():
+                serving = self._serve(environ)
+            method = environ["REQUEST_METHOD"]
+            path = environ.get("PATH_INFO") or "/"
+            if not path.isascii():
+                path = _decode(path)
+            falcon_app = self.falcon
+            if not falcon_app.has_middleware:
+                found = self._router.find(path)
+                if found is not None and type(found[0]) is LuaResource:
+                    number = found[0].numbers.get(method)
+                    if number is not None:
+                        status, headers, body = serving.responder.respond(environ, number, found[2])
+                        start_response(status, headers)
+                        return body
+            if method not in METHODS:
+                raise ClientError(501, f"the method {method} is not known here")
+        except GreenluaError as error:
+            status, headers, body = render_error(error, environ)
+            start_response(status, headers)
+            return body
+        return falcon_app(environ, _with_request_id(start_response, environ[REQUEST_ID]))
+
+    def _serve(self, environ: dict[str, Any]) -> Serving:
+        """The first request in a process, or a request from the wrong thread."""
+        try:
+            if self._serving is not None or (environ.get("wsgi.multithread") and get_hub_if_exists() is None):
+                raise ServerError(_THREADED)
+            return self.start()
+        except GreenluaError as error:
+            log.error("%s", error)
+            raise
+
+    # ------------------------------------------------------------ its life
+
+    def start(self) -> Serving:
+        """Builds the VM, loads the app and starts the Lua greenlet, unless that was done in this process.
+
+        Servers that can should call it before they take requests, so that a broken app is noticed at once.
+
+        Raises:
+            ConfigurationError: the app cannot be loaded; names file and line.
+        """
+        if self._serving is None:
+            self._serving = Serving(self.path, self.settings, self._router)
+        return self._serving
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Refuses new requests, waits for those inside, ends the Lua greenlet.
+
+        Args:
+            timeout: seconds to wait; the setting ``drain_timeout`` by default.
+
+        Returns:
+            Whether all requests inside were answered in time.
+        """
+        serving = self._serving
+        if serving is None:
+            return True
+        serving.channel.close()
+        drained = True
+        try:
+            with gevent.Timeout(self.settings.drain_timeout if timeout is None else timeout):
+                while serving.pool.in_use:
+                    gevent.sleep(0.01)
+        except gevent.Timeout:
+            drained = False
+        serving.dispatcher.stop()
+        serving.pool.stop()
+        self._serving = None
+        return drained
+
+    @property
+    def table(self) -> RouteTable:
+        """The routes that the Lua file declares; starts the app if need be."""
+        return self.start().table
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """Figures of slot pool, channel, dispatcher and VM in this process; starts the app if need be."""
+        return self.start().statistics()
+
+    def _forget(self) -> None:
+        """In a child after a fork: the parent's greenlets do not exist here."""
+        self._serving = None
+        self._request_ids = None
+
+
+_apps: weakref.WeakSet[LuaApp] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for app in list(_apps):
+        app._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def create_app(path: str | os.PathLike[str], **settings: Any) -> LuaApp:
+    """A WSGI application from a Lua file.
+
+    Args:
+        path: the Lua file; its folder is the app's folder, where ``require`` and ``response.file`` look.
+        settings: settings by name (docs/settings.md); they win over environment and file.
+
+    Raises:
+        ConfigurationError: the file does not exist, or a setting is wrong. What is wrong *in* the file is found by
+            `LuaApp.start` or at the first request, so that nothing is built before a fork.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigurationError(f"{file}: there is no such file")
+    return LuaApp(file, load_settings(file.parent, **settings))
+
+
+def _decode(path: str) -> str:
+    try:
+        return path.encode("latin-1").decode()
+    except UnicodeError:
+        raise ClientError(400, "the path is not valid UTF-8") from None
+
+
+def _with_request_id(start_response: StartResponse, request_id: str) -> StartResponse:
+    def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        headers = [header for header in headers if header[0].lower() != "x-request-id"]
+        headers.append(("X-Request-ID", request_id))
+        return start_response(status, headers, *exc_info)
+
+    return start
+
+
+_DETAILS = {
+    404: "nothing is served at this address",
+    405: "this address does not take that method; Allow names those it takes",
+}
+
+
+def _serialize_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    """Falcon's own errors as problem documents."""
+    status = error.status_code
+    resp.content_type = PROBLEM_TYPE
+    resp.data = problem(status, error.description or _DETAILS.get(status), req.env[REQUEST_ID])

@@ -1,0 +1,112 @@
+"""Finds the resource for a path: a dict for templates without fields, Falcon's compiled router for the others.
+
+Falcon's router compares siblings one after another, so thousands of fixed paths in it would cost every request; in the dict
+10,000 cost what 10 do. A path in the dict beats a template. It is a Falcon router, so ``falcon.App`` uses it as its own.
+Uses routes, errors, falcon.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from falcon import Request, Response
+from falcon.routing import CompiledRouter
+from falcon.routing.converters import IntConverter
+from falcon.routing.util import set_default_responders
+
+from greenlua.errors import ConfigurationError
+from greenlua.routes import Route, RouteTable
+
+Found = tuple[Any, dict[str, Callable[..., Any]], dict[str, Any], str | None]
+
+_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+
+
+class Int64Converter(IntConverter):
+    """Falcon's ``int``, but only what Lua has as an integer: ASCII digits, at most 64 bits. Anything else does not match."""
+
+    def convert(self, value: str) -> int | None:
+        if not _INTEGER.fullmatch(value) or not -(2**63) <= int(value) < 2**63:
+            return None
+        return super().convert(value)
+
+
+def _new_router() -> CompiledRouter:
+    router = CompiledRouter()
+    router.options.converters["int"] = Int64Converter
+    return router
+
+
+class Router(CompiledRouter):
+    """The router of one app: what its Lua declares, and behind that what Python added with ``app.falcon.add_route``."""
+
+    __slots__ = ("_fixed", "_lua")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fixed: dict[str, Found] = {}
+        self._lua = _new_router()
+
+    def set_lua_routes(self, table: RouteTable, make_resource: Callable[[dict[str, Route]], Any]) -> None:
+        """Replaces the Lua routes, all at once.
+
+        Args:
+            table: the routes.
+            make_resource: gives the Falcon resource for the methods of one template.
+
+        Raises:
+            ConfigurationError: a template that Falcon refuses, or two that it cannot tell apart; names file and line.
+        """
+        fixed: dict[str, Found] = {}
+        router = _new_router()
+        for template, methods in table.by_template.items():
+            resource = make_resource(methods)
+            place = next(iter(methods.values())).place
+            if "{" in template or "}" in template:
+                try:
+                    router.add_route(template, resource)
+                except ValueError as error:
+                    raise ConfigurationError(_refusal(table, template, place, error)) from None
+            elif re.search(r"\s", template):
+                raise ConfigurationError(f"{place}: the template {template!r} has white space in it")
+            else:
+                method_map = router.map_http_methods(resource)
+                set_default_responders(method_map)
+                fixed[template] = (resource, method_map, {}, template)
+        router.find("/")  # Falcon compiles at the first look-up; do it now and not in a request
+        self._fixed, self._lua = fixed, router
+
+    def find(self, uri: str, req: Request | None = None) -> Found | None:
+        """The resource for a path, its responders by method, the fields of the template and the template; or None."""
+        found = self._fixed.get(uri)
+        if found is not None:
+            # PERF: the dict of fields is shared by all requests of a fixed path; nothing writes to it.
+            return found
+        return self._lua.find(uri) or super().find(uri, req)
+
+
+def _refusal(table: RouteTable, template: str, place: str, error: ValueError) -> str:
+    """Why Falcon refused a template; for a conflict, with which earlier one."""
+    for earlier, methods in table.by_template.items():
+        if earlier == template:
+            break
+        if "{" not in earlier:
+            continue
+        probe = _new_router()
+        try:
+            probe.add_route(earlier, _Nothing())
+            probe.add_route(template, _Nothing())
+        except ValueError:
+            other = next(iter(methods.values())).place
+            return (
+                f"{place}: {template} cannot be told from {earlier}, declared at {other};"
+                " give the same field the same name and type"
+            )
+    return f"{place}: the template {template} is wrong: {error}"
+
+
+class _Nothing:
+    def on_get(self, req: Request, resp: Response, **params: Any) -> None:
+        """A resource for probing templates."""

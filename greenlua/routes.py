@@ -1,0 +1,50 @@
+"""Routes as an app declares them, and the table of them: which handler answers which method on which template.
+
+Uses errors. Falcon checks the templates themselves (router.py).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from greenlua.errors import ConfigurationError
+
+
+class Route(NamedTuple):
+    """A declared route.
+
+    Attributes:
+        number: names the handler in the VM, from 1.
+        methods: upper-case HTTP methods.
+        template: a Falcon URI template, such as ``/users/{id:int}``.
+        place, handler_place: where the route and its handler stand, as ``file.lua:line``.
+    """
+
+    number: int
+    methods: tuple[str, ...]
+    template: str
+    place: str
+    handler_place: str
+
+
+class RouteTable:
+    """The routes of an app, by template and method.
+
+    Raises:
+        ConfigurationError: two routes have the same template and a method in common; names both places.
+    """
+
+    def __init__(self, routes: list[Route]) -> None:
+        self.routes = routes
+        self.by_template: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            methods = self.by_template.setdefault(route.template, {})
+            for method in route.methods:
+                earlier = methods.setdefault(method, route)
+                if earlier is not route or route.methods.count(method) > 1:
+                    raise ConfigurationError(
+                        f"{route.place}: {method} {route.template} is already declared at {earlier.place}"
+                    )
+        for methods in self.by_template.values():
+            if "GET" in methods:
+                methods.setdefault("HEAD", methods["GET"])
