@@ -41,8 +41,8 @@ METHODS = frozenset(COMBINED_METHODS)
 get_thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 _THREADED = (
-    "greenlua runs on one thread: use `greenlua run`, `gunicorn -k gevent`, gevent.pywsgi.WSGIServer or a server with a single thread;"
-    " this one calls from several"
+    "greenlua runs on one thread, and this server calls it from several: use `greenlua run`, `gunicorn -k gevent`,"
+    " gevent.pywsgi.WSGIServer, or a server with a single thread"
 )
 
 

@@ -1,7 +1,8 @@
 """All settings, each with its default, its bounds and its meaning; and the places they are read from.
 
-A setting has one name everywhere: keyword ``name=``, environment ``GREENLUA_NAME``, ``name`` in ``[tool.greenlua]`` of
-pyproject.toml or in greenlua.toml, ``--set name=value``. Later ones win in the order file, environment, keyword. Unknown names are refused.
+A setting has one name everywhere: keyword ``name=``, environment ``GREENLUA_NAME``, ``name`` in greenlua.toml or in
+``[tool.greenlua]`` of pyproject.toml, ``--set name=value``. Later ones win in the order file, environment, keyword.
+Unknown names are refused.
 Building Settings does no work: no file is opened and no name resolved by the class itself. Uses errors.
 """
 
