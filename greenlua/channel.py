@@ -29,6 +29,7 @@ class Channel:
         self._calls: SimpleQueue[Call | None] = SimpleQueue(capacity)
         self._inner: deque[Inner] = deque()
         self._asleep = False  # the Lua greenlet waits in drain
+        self._woken = False
         self._closed = False
         self._refused = 0
 
@@ -58,7 +59,8 @@ class Channel:
         self.wake()
 
     def wake(self) -> None:
-        """Makes the Lua greenlet come by, if it sleeps. Never waits and never switches greenlets."""
+        """Makes the next `drain` return without waiting, and ends one that waits. Never waits and never switches greenlets."""
+        self._woken = True
         if self._asleep and not self._calls.qsize():
             self._calls.put(None)
 
@@ -72,10 +74,11 @@ class Channel:
         """The next batch: the first read waits, the others do not. It is empty when the wait was ended by `wake`."""
         calls, inner = self._calls, self._inner
         first = None
-        if not inner:
+        if not inner and not self._woken:
             self._asleep = not calls.qsize()
             first = calls.get()
             self._asleep = False
+        self._woken = False
         batch: list[Message] = [inner.popleft() for _ in range(min(len(inner), maximum))]
         if first is not None:
             batch.append(first)

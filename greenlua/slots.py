@@ -131,12 +131,15 @@ class SlotPool:
     def _leave(self, slot: Slot, event: str) -> None:
         state = _step(slot, event)
         if state is USED:
-            self._used.append(slot)
-            if self._takers:
-                self._wake()
+            self._give_back(slot)
         else:
             self._abandoned += 1
             self._on_abandon(slot)
+
+    def _give_back(self, slot: Slot) -> None:
+        self._used.append(slot)
+        if self._takers:
+            self._wake()
 
     # ------------------------------------------------------------ called by the Lua greenlet only
 
@@ -150,7 +153,7 @@ class SlotPool:
             slot.result.set(answer)
             return True
         if state is USED:
-            self._used.append(slot)
+            self._give_back(slot)
         return False
 
     def recycle(self) -> None:
@@ -168,15 +171,19 @@ class SlotPool:
 
     # ------------------------------------------------------------ the sweep
 
+    def expire(self) -> None:
+        """Answers 504 to everyone who has waited past the timeout. Never switches greenlets."""
+        latest = monotonic() - self.timeout
+        for slot in self.slots:
+            if slot.state is WAITING and slot.taken_at <= latest:
+                slot.state = TRANSITIONS[slot.state, "expire"]
+                self._expiries += 1
+                slot.result.set(self._expired)
+
     def _sweep(self) -> None:
         while self.in_use:
             gevent.sleep(SWEEP_INTERVAL)
-            latest = monotonic() - self.timeout
-            for slot in self.slots:
-                if slot.state is WAITING and slot.taken_at <= latest:
-                    slot.state = TRANSITIONS[slot.state, "expire"]
-                    self._expiries += 1
-                    slot.result.set(self._expired)
+            self.expire()
         self._sweeper = None
 
     def stop(self) -> None:

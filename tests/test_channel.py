@@ -1,0 +1,116 @@
+"""Channel: first in first out, bounded, batched, and neither lane starves the other."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from greenlua.channel import Channel
+from greenlua.errors import OverloadError
+from greenlua.messages import Call, Cancel
+from greenlua.slots import Slot
+
+
+def call(number: int) -> Call:
+    return Call(Slot(number), number, {}, {}, b"")
+
+
+def numbers(batch: list) -> list[int]:
+    return [message.number if isinstance(message, Call) else -message.index for message in batch]
+
+
+def test_calls_come_out_in_order_and_at_most_a_batch_at_a_time() -> None:
+    channel = Channel(100)
+    for number in range(1, 6):
+        channel.put(call(number), 1)
+    assert numbers(channel.drain(3)) == [1, 2, 3]
+    assert numbers(channel.drain(3)) == [4, 5]
+
+
+def test_the_first_read_waits_and_the_rest_of_the_batch_does_not() -> None:
+    channel = Channel(100)
+    reader = gevent.spawn(channel.drain, 32)
+    gevent.sleep(0)
+    assert not reader.dead
+    for number in range(1, 4):
+        channel.put(call(number), 1)
+    assert numbers(reader.get(timeout=5)) == [1, 2, 3]
+
+
+def test_inner_messages_go_first_and_are_never_refused() -> None:
+    channel = Channel(1)
+    channel.put(call(1), 1)
+    for index in range(1, 200):
+        channel.post(Cancel(index, 1))
+    batch = numbers(channel.drain(32))
+    assert batch[:32] == [-index for index in range(1, 33)]
+    assert batch[32:] == [1]
+
+
+@pytest.mark.parametrize("maximum", [1, 2, 32])
+def test_neither_lane_starves_the_other(maximum: int) -> None:
+    channel = Channel(1000)
+    for number in range(1, 65):
+        channel.put(call(number), 1)
+        channel.post(Cancel(number, 1))
+    calls = inner = 0
+    while calls < 64 or inner < 64:
+        batch = numbers(channel.drain(maximum))
+        calls += sum(number > 0 for number in batch)
+        inner += sum(number < 0 for number in batch)
+        channel.post(Cancel(1000, 1)) if inner < 64 else None
+        assert calls, "inner messages starve the Calls"
+        assert inner, "Calls starve the inner messages"
+
+
+def test_a_full_channel_makes_the_putter_wait_for_its_turn() -> None:
+    channel = Channel(2)
+    for number in (1, 2):
+        channel.put(call(number), 1)
+    putters = [gevent.spawn(channel.put, call(number), 5) for number in (3, 4)]
+    gevent.sleep(0)
+    assert not any(putter.dead for putter in putters)
+    taken: list[int] = []
+    while len(taken) < 4:
+        taken += numbers(channel.drain(1))
+        gevent.sleep(0)
+    assert taken == [1, 2, 3, 4]
+    gevent.joinall(putters, raise_error=True, timeout=5)
+
+
+def test_no_place_in_time_is_an_overload_and_the_call_is_not_queued() -> None:
+    channel = Channel(1)
+    channel.put(call(1), 1)
+    with pytest.raises(OverloadError, match="1 requests are waiting"):
+        channel.put(call(2), 0.001)
+    assert channel.statistics() == {"capacity": 1, "waiting": 1, "waiting_inner": 0, "refused": 1}
+    assert numbers(channel.drain(32)) == [1]
+
+
+def test_a_closed_channel_refuses_new_calls_and_still_gives_the_queued_ones() -> None:
+    channel = Channel(10)
+    channel.put(call(1), 1)
+    channel.close()
+    with pytest.raises(OverloadError, match="stopping"):
+        channel.put(call(2), 1)
+    assert numbers(channel.drain(32)) == [1]
+
+
+def test_a_wake_ends_the_wait_with_an_empty_batch_and_leaves_nothing_behind() -> None:
+    channel = Channel(1)
+    reader = gevent.spawn(channel.drain, 32)
+    gevent.sleep(0)
+    for _ in range(3):
+        channel.wake()
+    assert reader.get(timeout=5) == []
+    channel.put(call(1), 0.001)
+    assert numbers(channel.drain(32)) == [1]
+
+
+def test_a_wake_while_the_reader_is_awake_is_not_lost_and_costs_no_place() -> None:
+    channel = Channel(1)
+    channel.wake()
+    assert channel.drain(32) == []
+    channel.wake()
+    channel.put(call(1), 0.001)
+    assert numbers(channel.drain(32)) == [1]
