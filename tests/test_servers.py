@@ -144,7 +144,7 @@ def test_a_failure_is_a_500_that_tells_nothing_and_a_log_line_that_tells_all(sit
     assert answer.status == 500
     assert answer.json["detail"] == "the handler failed"
     assert "lua" not in answer.text.lower()
-    wait_for_log(site, "GET /boom [boom-1]: everything.lua:29: attempt to index a nil value")
+    wait_for_log(site, "GET /boom [boom-1]: everything.lua:26: attempt to index a nil value")
     wait_for_log(site, "stack traceback")
 
 

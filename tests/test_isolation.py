@@ -1,0 +1,68 @@
+"""A request never sees another's data: 2,000 at once from outside, a third of which time out or hang up."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+
+import gevent
+from gevent import socket
+
+from tests.servers import Site, running
+
+REQUESTS = 2000
+STATISTICS = ("pool", "channel", "dispatcher", "vm")
+
+
+def ask(port: int, number: int, kind: str, answers: dict[int, bytes]) -> None:
+    own = f"own-{number}-{random.random()}"
+    turns = random.randrange(1, 8)
+    path = f"/own/{own}/{turns}" if kind != "slow" else f"/sleep/60.0?own={own}"
+    request = f"GET {path}{'?' if '?' not in path else '&'}own={own} HTTP/1.1\r\nHost: x\r\nX-Own: {own}\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(f"{request}X-Request-ID: {own}\r\nConnection: close\r\n\r\n".encode())
+        if kind == "hangs up":
+            gevent.sleep(random.random() * 0.02)
+            return
+        answer = b""
+        while block := client.recv(65536):
+            answer += block
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert f"X-Request-ID: {own}".encode() in head
+    if kind == "slow":
+        assert b" 504 " in head.splitlines()[0]
+        assert json.loads(body)["request_id"] == own
+    else:
+        assert body == f"{own} {own} {own}".encode()
+    answers[number] = body
+
+
+def test_every_answer_is_the_requests_own_and_afterwards_all_slots_are_free() -> None:
+    kinds = ["own", "own", "own", "own", "slow", "hangs up"]
+    with running("pywsgi", request_timeout=2, queue_timeout=20, slots=1500) as site:
+        answers: dict[int, bytes] = {}
+        greenlets = [
+            gevent.spawn(ask, site.server.port, number, kinds[number % len(kinds)], answers)
+            for number in range(REQUESTS)
+        ]
+        gevent.joinall(greenlets, timeout=120, raise_error=True)
+        assert len(answers) == sum(kinds[number % len(kinds)] != "hangs up" for number in range(REQUESTS))
+
+        deadline = time.monotonic() + 20
+        while (figures := statistics(site))["pool"]["in_use"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert figures["pool"]["in_use"] == 0
+        assert figures["pool"]["free"] == 1500
+        assert figures["pool"]["expired"] >= REQUESTS // 6
+        assert figures["vm"]["parked"] == 0
+        assert figures["dispatcher"]["under_way"] == 0
+        assert figures["channel"]["waiting"] == 0
+        assert "Traceback" not in site.server.log
+        assert site.get("/hello/you").json == {"message": "Hello, you"}
+
+
+def statistics(site: Site) -> dict[str, dict[str, int]]:
+    figures = site.get("/statistics").json
+    assert set(figures) == set(STATISTICS)
+    return figures
