@@ -48,12 +48,13 @@ def open_file(folder: Path, name: bytes, environ: dict[str, Any]) -> tuple[list[
         path = (folder / os.fsdecode(name)).resolve(strict=True)
         if not path.is_relative_to(folder):
             raise missing
-        file = path.open("rb")
+        # O_NONBLOCK: opening a pipe would else wait for its other end, and everybody with it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError, RuntimeError):  # ValueError: NUL in the name; RuntimeError: links that go round
         raise missing from None
-    status = os.fstat(file.fileno())
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        file.close()
+        os.close(descriptor)
         raise missing
     kind, encoding = mimetypes.guess_type(path.name)
     if kind is None or encoding is not None:
@@ -66,7 +67,8 @@ def open_file(folder: Path, name: bytes, environ: dict[str, Any]) -> tuple[list[
         ("Last-Modified", formatdate(status.st_mtime, usegmt=True)),
     ]
     if environ["REQUEST_METHOD"] == "HEAD":
-        file.close()
+        os.close(descriptor)
         return headers, []
+    file = os.fdopen(descriptor, "rb")
     wrapper = environ.get("wsgi.file_wrapper")
     return headers, wrapper(file, BLOCK) if wrapper is not None else FileBody(file)
