@@ -52,27 +52,33 @@ class Fields:
 
     def fetch(self, index: int, generation: int, name: bytes) -> Any:
         """The field ``name``: bytes or a number; for several values a tuple that begins with True; ENDED when it is too late."""
-        slot = self._slots[index]
-        call = slot.call
-        if slot.generation != generation or call is None:
-            return ENDED
-        return READERS[name](call)
+        try:
+            slot = self._slots[index]
+            call = slot.call
+            if slot.generation != generation or call is None:
+                return ENDED
+            return READERS[name](call)
+        except Exception as error:  # a permanent callable never raises
+            return None, f"ctx.{name.decode()} cannot be read: {error!r}".encode()
 
     def fetch_header(self, index: int, generation: int, name: bytes) -> Any:
         """A header as bytes, False when the request has none of that name, ENDED when it is too late."""
-        slot = self._slots[index]
-        call = slot.call
-        if slot.generation != generation or call is None:
-            return ENDED
-        key = self._keys.get(name)
-        if key is None:
-            if len(self._keys) >= NAMES_MAX:
-                self._keys.clear()
-            key = self._keys[name] = _environ_key(name)
-        value = call.environ.get(key)
-        if not value:
-            return b"" if value is not None and key.startswith("HTTP_") else False
-        return value.encode("latin-1")
+        try:
+            slot = self._slots[index]
+            call = slot.call
+            if slot.generation != generation or call is None:
+                return ENDED
+            key = self._keys.get(name)
+            if key is None:
+                if len(self._keys) >= NAMES_MAX:
+                    self._keys.clear()
+                key = self._keys[name] = _environ_key(name)
+            value = call.environ.get(key)
+            if not value:
+                return b"" if value is not None and key.startswith("HTTP_") else False
+            return value.encode("latin-1")
+        except Exception as error:  # a permanent callable never raises
+            return None, f"ctx.headers cannot be read: {error!r}".encode()
 
 
 def _environ_key(name: bytes) -> str:
