@@ -21,12 +21,14 @@ MODULES = {"5.4": "lupa.lua54", "5.5": "lupa.lua55", "5.3": "lupa.lua53", "luaji
 
 # Each file may use those before it.
 PRELUDE = (
+    "errors",
     "values",
     "json_encode",
     "json_decode",
     "response",
     "context",
     "engine",
+    "coroutines",
     "routes",
     "sandbox",
 )
@@ -66,7 +68,7 @@ class VM:
             {
                 b"dev": dev,
                 b"version": greenlua.__version__.encode(),
-                b"is_utf8": _is_utf8,
+                b"utf8_fault": _utf8_fault,
                 b"getenv": _getenv,
                 b"read_module": self._read_module,
                 b"reasons": self._runtime.table_from({code: text.encode() for code, text in REASONS.items()}),
@@ -151,12 +153,13 @@ def _without_shebang(source: bytes) -> bytes:
     return b"--" + source if source.startswith(b"#!") else source
 
 
-def _is_utf8(text: bytes) -> bool:
+def _utf8_fault(text: bytes) -> int | None:
+    """The position, from 1, of the first byte that is not UTF-8."""
     try:
         text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    except UnicodeDecodeError as error:
+        return error.start + 1
+    return None
 
 
 def _getenv(name: bytes) -> bytes | None:

@@ -1,30 +1,41 @@
--- ctx: what a handler knows of its request. Uses values, json_decode and response.
--- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the name of its slot (index, generation);
--- fields come from Python through host.fetch, which refuses once the request has ended, so that a ctx that was kept
+-- ctx: what a handler knows of its request. Uses errors, values, json_decode and response.
+-- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the name of its slot (index, generation)
+-- and the number of its handler; fields come from Python through host.fetch, which refuses once the request has ended, so that a ctx that was kept
 -- somewhere can never show another request's data.
 
 local prelude, host = ...
 
-local char, find, format, gmatch, gsub, lower, match, sub =
-  string.char, string.find, string.format, string.gmatch, string.gsub, string.lower, string.match, string.sub
+local byte, char, find, format, gmatch, gsub, lower, match, sub =
+  string.byte, string.char, string.find, string.format, string.gmatch, string.gsub, string.lower, string.match, string.sub
 local error, next, rawset, setmetatable, tostring, type = error, next, rawset, setmetatable, tostring, type
+local raise = prelude.errors.raise
 local fetch, fetch_header = host.fetch, host.fetch_header
 local is_utf8 = prelude.values.is_utf8
 local try_decode = prelude.json_decode.try_decode
 local problem = prelude.response.problem
+local OPAQUE = prelude.values.OPAQUE
+
+local templates = {} -- handler number -> template; the engine fills it
 
 local FIELDS_MAX = 1000 -- of one query, form or cookie header; PHP's max_input_vars is the same
 
 -- A fault of the client, thrown as a response: pcall sees it, and uncaught it is the answer.
 local function refuse(status, detail)
-  error(problem(status, detail, nil, 1), 0)
+  error(problem(status, detail), 0)
 end
 
 -- A request's field from Python. nil and a sentence mean that this cannot be had: the request has ended.
 local function get(ctx, name)
   local value, why = fetch(ctx[1], ctx[2], name)
-  if value == nil then error(why, 3) end
+  if value == nil then raise(why) end
   return value
+end
+
+-- Several values at once, as a list that begins with true.
+local function get_list(ctx, name)
+  local list = { fetch(ctx[1], ctx[2], name) }
+  if list[1] == nil then raise(list[2]) end
+  return list
 end
 
 -- ---------------------------------------------------------------- names and values
@@ -84,26 +95,51 @@ end
 
 -- ---------------------------------------------------------------- headers
 
+local CTX = {} -- key of a headers table under which its ctx stands; no name that user code could ask for
+
 -- headers.accept, headers["X-Token"], headers.content_type: one look-up in Python each, kept under the name asked for.
 local Headers = {
   __index = function(headers, name)
     if type(name) ~= "string" then return nil end
-    local value, why = fetch_header(headers[1], headers[2], name)
-    if value == nil then error(why, 2) end
+    local ctx = headers[CTX]
+    local value, why = fetch_header(ctx[1], ctx[2], name)
+    if value == nil then raise(why) end
     if value == false then return nil end
     rawset(headers, name, value)
     return value
   end,
   __pairs = function(headers)
-    local flat = { fetch(headers[1], headers[2], "headers") }
-    if flat[1] == nil then error(flat[2], 2) end
-    local all = {}
+    local flat, all = get_list(headers[CTX], "headers"), {}
     for i = 2, #flat, 2 do all[flat[i]] = flat[i + 1] end
     return next, all, nil
   end,
-  __newindex = function() error("ctx.headers are the request's and cannot be changed", 2) end,
+  __newindex = function() raise("ctx.headers are the request's and cannot be changed") end,
   __metatable = "greenlua.headers",
 }
+
+-- Without the white space around it. In two steps, each of which passes over the text once: one pattern for both ends would
+-- try them against each other, and a client could make that take minutes.
+local function trim(text)
+  local from = find(text, "%S")
+  return from and match(text, "^.*%S", from) or ""
+end
+
+-- RFC 6265, read as browsers write it: name=value; name="value". The first of a name wins.
+local function cookies_of(text)
+  local cookies, count = {}, 0
+  for part in gmatch(text, "[^;]+") do
+    local equals = find(part, "=", 1, true)
+    local name = equals and trim(sub(part, 1, equals - 1)) or ""
+    if name ~= "" then
+      count = count + 1
+      if count > FIELDS_MAX then refuse(400, format("more than %d cookies", FIELDS_MAX)) end
+      local value = trim(sub(part, equals + 1))
+      if #value >= 2 and byte(value, 1) == 34 and byte(value, -1) == 34 then value = sub(value, 2, -2) end
+      if cookies[name] == nil then cookies[name] = value end
+    end
+  end
+  return cookies
+end
 
 -- ---------------------------------------------------------------- bodies
 
@@ -129,8 +165,7 @@ local function build_form(ctx)
     rawset(ctx, "files", collection({}))
     return
   end
-  local flat = { fetch(ctx[1], ctx[2], "multipart") }
-  if flat[1] == nil then error(flat[2], 3) end
+  local flat = get_list(ctx, "multipart")
   if flat[1] == false then refuse(flat[2], flat[3]) end
   local fields, files = {}, {}
   for i = 2, #flat, 4 do
@@ -157,31 +192,20 @@ local LAZY = {
   request_id = get,
   started_at = get,
   body = get,
-  template = function(ctx) return ctx[3] end,
+  template = function(ctx) return templates[ctx[3]] end,
   state = function() return {} end,
 
   params = function(ctx)
-    local flat = { fetch(ctx[1], ctx[2], "params") }
-    if flat[1] == nil then error(flat[2], 3) end
-    local params = {}
+    local flat, params = get_list(ctx, "params"), {}
     for i = 2, #flat, 2 do params[flat[i]] = flat[i + 1] end
     return params
   end,
 
   query = function(ctx) return collection(pairs_of(get(ctx, "query"), "query string")) end,
 
-  headers = function(ctx) return setmetatable({ ctx[1], ctx[2] }, Headers) end,
+  headers = function(ctx) return setmetatable({ [CTX] = ctx }, Headers) end,
 
-  cookies = function(ctx)
-    local cookies, count = {}, 0
-    for name, value in gmatch(ctx.headers.cookie or "", "%s*([^=;]+)=([^;]*)") do
-      count = count + 1
-      if count > FIELDS_MAX then refuse(400, format("more than %d cookies", FIELDS_MAX)) end
-      local key = match(name, "^(.-)%s*$")
-      if cookies[key] == nil then cookies[key] = match(value, '^"(.*)"%s*$') or match(value, "^(.-)%s*$") end
-    end
-    return cookies
-  end,
+  cookies = function(ctx) return cookies_of(ctx.headers.cookie or "") end,
 
   json = function(ctx)
     check_type(ctx, "application/json", JSON_TYPES)
@@ -213,7 +237,9 @@ local Context = {
     rawset(ctx, name, value)
     return value
   end,
-  __tostring = function(ctx) return "ctx of " .. tostring(ctx[3]) end,
+  __tostring = function(ctx) return "ctx of " .. tostring(templates[ctx[3]]) end,
 }
 
-return { Context = Context }
+OPAQUE[Context] = true
+
+return { Context = Context, templates = templates }

@@ -1,22 +1,23 @@
 -- The engine: runs each request in a pooled coroutine and turns whatever happens into values. Sans I/O: no socket, no clock.
--- Uses context and response. Called by vm.py alone, which is called by the one Lua greenlet alone.
+-- Uses errors, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
 --   start(index, generation, number) -> status, head, body   the handler answered
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
 --                                     | nothing   it waits for an operation, which stands in the outbox
 --   resume(operation, ok, value) -> the same; cancel(index, generation) -> the operation it waited for, or nothing
 --   take() -> the outbox, six values an event
 
-local prelude, host = ...
+local prelude = ...
 
 local create, resume_raw, yield = coroutine.create, coroutine.resume, coroutine.yield
 local close = coroutine.close
 local isyieldable = coroutine.isyieldable
 local traceback = debug.traceback
-local error, pcall, setmetatable, tostring, type = error, pcall, setmetatable, tostring, type
+local error, pcall, rawequal, setmetatable, tostring, type = error, pcall, rawequal, setmetatable, tostring, type
 local find, format, gmatch = string.find, string.format, string.gmatch
 local collectgarbage, math, next = collectgarbage, math, next
 local concat, unpack = table.concat, table.unpack or unpack
-local Context = prelude.context.Context
+local Context, templates = prelude.context.Context, prelude.context.templates
+local OURS, raise = prelude.errors.OURS, prelude.errors.raise
 local finish, is_response = prelude.response.finish, prelude.response.is_response
 
 -- What a coroutine says when it yields to the engine. Private tables: a handler cannot make one up.
@@ -28,7 +29,7 @@ local EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG = 1, 2, 3
 local IDLE_MAX = 1024    -- coroutines kept for reuse, about 1 KB each
 local OUTBOX_MAX = 6000  -- values (1,000 events) that log calls may leave in one batch; Lua's stack must hold them all
 
-local runs, names = {}, {}   -- handler number -> the composed handler; its template
+local runs, places = {}, {}  -- handler number -> the composed handler; where it stands, as app.lua:12
 local idle, idle_count = {}, 0
 local parked, waiting = {}, {}  -- operation -> task; slot index -> task
 local operations = 0
@@ -78,55 +79,93 @@ local function describe(value)
   return "an error object that cannot be shown"
 end
 
--- The frames of user code only: the prelude's own say nothing to the one who reads.
+-- The frames of user code only: the prelude's own, and what stands behind the last of the user's, say nothing to the one
+-- who reads. Empty when there is none.
 local function trim(trace)
-  local lines, n = {}, 0
+  local lines, n, last = {}, 0, 0
   for line in gmatch(trace, "[^\n]+") do
-    if not find(line, "[greenlua]", 1, true) and not find(line, "^%s*%[C%]: in %?$") then
+    if not find(line, OURS, 1, true) then
       n = n + 1
       lines[n] = line
+      if n > 1 and not find(line, "^%s*%[C%]") and not find(line, "^%s*%(%.%.%.") then last = n end
     end
   end
-  return concat(lines, "\n")
-end
-
--- The message handler of every xpcall in the prelude.
-local function catch(value)
-  if is_response(value) or type(value) == "table" and prelude.getmetatable(value) == Caught then return value end
-  return setmetatable({ value = value, message = describe(value), traceback = trim(traceback("", 2)) }, Caught)
+  return concat(lines, "\n", 1, last)
 end
 
 local function is_caught(value)
   return type(value) == "table" and prelude.getmetatable(value) == Caught
 end
 
+local function caught_of(value, trace)
+  return setmetatable({ value = value, message = describe(value), traceback = trace }, Caught)
+end
+
+local passed_on -- the failure that `rethrow` raised last, so that `catch` finds its traceback again
+
+-- Raises a caught failure again as the value that it was, so that a pcall of user code sees nothing of ours.
+local function rethrow(caught)
+  if not is_caught(caught) then error(caught, 0) end
+  passed_on = caught
+  error(caught.value, 0)
+end
+
+-- The message handler of every xpcall in the prelude.
+local function catch(value)
+  if is_response(value) or is_caught(value) then return value end
+  local known = passed_on
+  if known and value ~= nil and rawequal(known.value, value) then return known end
+  return caught_of(value, trim(traceback("", 2)))
+end
+
+-- What an xpcall with `catch` gave. A stack that overflows leaves no room for `catch`: then the bare value comes.
+local function ensure_caught(value)
+  if is_response(value) or is_caught(value) then return value end
+  return caught_of(value, "")
+end
+
+-- The traceback of a failure, or at least the handler's place: a `return response.text(7)` is a tail call and leaves no frame,
+-- and what a handler returned is judged when it is gone.
+local function locate(ctx, trace)
+  if trace ~= "" then return trace end
+  return "in the handler at " .. places[ctx[3]]
+end
+
 local function report(ctx, caught)
+  caught.traceback = locate(ctx, caught.traceback)
   emit(EVENT_FAILURE, ctx[1], ctx[2], caught.message, caught.traceback, false)
 end
 
 -- ---------------------------------------------------------------- coroutines
 
+local run_next, ctx_next -- what the coroutine that is resumed next shall run
+
+-- A tail call, so that no frame of a coroutine that waits for its next request keeps the last one's ctx and body in memory.
+local function begin()
+  local run, ctx = run_next, ctx_next
+  ctx_next = nil
+  return run(ctx)
+end
+
 -- PERF: a coroutine runs one request after another; making one costs ten times what resuming one does.
-local function work(run, ctx)
-  while true do
-    run, ctx = yield(DONE, run(ctx))
-  end
+local function work()
+  while true do yield(DONE, begin()) end
 end
 
 local function failed(co, ctx, value)
-  if is_response(value) then -- thrown, not returned: an answer all the same
-    local ok, status, head, body = pcall(finish, ctx, value)
-    if ok then return status, head, body end
-    value = status
-  end
   local message, trace
   if is_caught(value) then
     message, trace = value.message, value.traceback
-  else
+  elseif not is_response(value) then
     message, trace = describe(value), trim(traceback(co, ""))
   end
   if close then close(co) end
-  return false, message, trace
+  if not message then -- a response: thrown, not returned, and an answer all the same
+    local ok, status, head, body = pcall(finish, ctx, value)
+    if ok then return status, head, body end
+    message, trace = describe(status), ""
+  end
+  return false, message, locate(ctx, trace)
 end
 
 local function settle(co, ctx, ok, tag, a, b, c)
@@ -158,8 +197,9 @@ local function start(index, generation, number)
     co = create(work)
   end
   index_now, generation_now = index, generation
-  local ctx = setmetatable({ index, generation, names[number] }, Context)
-  return settle(co, ctx, resume_raw(co, runs[number], ctx))
+  local ctx = setmetatable({ index, generation, number }, Context)
+  run_next, ctx_next = runs[number], ctx
+  return settle(co, ctx, resume_raw(co))
 end
 
 local function resume(operation, ok, value)
@@ -180,7 +220,9 @@ local function cancel(index, generation)
   index_now, generation_now = index, generation
   if close then
     local ok, value = close(task.co)
-    if not ok then report(task.ctx, { message = describe(value), traceback = "in a <close> value, after the request had ended" }) end
+    if not ok then
+      report(task.ctx, { message = describe(value), traceback = "in a <close> value, after the request had ended" })
+    end
   end
   return task.operation
 end
@@ -188,19 +230,19 @@ end
 -- ---------------------------------------------------------------- operations
 
 -- Asks Python for something that may take time, and parks the coroutine until it is there.
--- Raises what went wrong, at the caller's caller.
+-- Raises what went wrong, at the place of the user code that asked.
 local function perform(name, argument)
   if isyieldable and not isyieldable() then
-    error(name .. " cannot wait here: Lua cannot pause while it loads the app, nor inside table.sort, gsub or a metamethod called from C", 3)
+    raise("%s cannot wait here: Lua cannot pause while it loads the app, nor inside table.sort, gsub and other C functions", name)
   end
   local ok, value = yield(OPERATION, name, argument)
-  if not ok then error(value, 3) end
+  if not ok then raise(value) end
   return value
 end
 
 local function sleep(seconds)
   if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 or seconds == math.huge then
-    error("sleep takes a number of seconds, 0 or more", 2)
+    raise("sleep takes a number of seconds, 0 or more")
   end
   perform("sleep", seconds)
 end
@@ -214,10 +256,12 @@ end
 return {
   OPERATION = OPERATION,
   catch = catch,
-  define = function(number, run, name) runs[number], names[number] = run, name end,
+  ensure_caught = ensure_caught,
+  define = function(number, run, template, place) runs[number], templates[number], places[number] = run, template, place end,
   is_caught = is_caught,
   log = log,
   report = report,
+  rethrow = rethrow,
   sleep = sleep,
   -- for vm.py
   start = start,

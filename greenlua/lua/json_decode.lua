@@ -1,13 +1,15 @@
--- JSON text to Lua values, strictly as RFC 8259 says it. Uses nothing but the standard library and values.lua.
+-- JSON text to Lua values, strictly as RFC 8259 says it. Uses values, errors.
 -- Rules: what is not JSON is an error that names line and column; of a key given twice the last wins; an integer past
 -- 64 bits is a float; an array carries json.array's mark, so that an empty one stays [] on the way back.
 
 local prelude = ...
 
-local byte, char, find, format, match, sub = string.byte, string.char, string.find, string.format, string.match, string.sub
+local byte, char, find, format, gsub, match, sub =
+  string.byte, string.char, string.find, string.format, string.gsub, string.match, string.sub
 local concat, type, tonumber, setmetatable = table.concat, type, tonumber, setmetatable
 local huge = math.huge
-local null, Array, is_utf8 = prelude.values.null, prelude.values.Array, prelude.values.is_utf8
+local null, Array, utf8_fault = prelude.values.null, prelude.values.Array, prelude.values.utf8_fault
+local raise = prelude.errors.raise
 
 local DEPTH_MAX = prelude.values.DEPTH_MAX
 
@@ -200,6 +202,7 @@ function read_value(text, at, depth)
   return FAIL, at, "expected a value"
 end
 
+-- Columns count characters: bytes that continue one do not count.
 local function place(text, at)
   local line, from = 1, 1
   while true do
@@ -207,13 +210,15 @@ local function place(text, at)
     if not newline or newline >= at then break end
     line, from = line + 1, newline + 1
   end
-  return format("line %d, column %d", line, at - from + 1)
+  local _, continued = gsub(sub(text, from, at - 1), "[\128-\191]", "")
+  return format("line %d, column %d", line, at - from + 1 - continued)
 end
 
 -- The value of a JSON text, or nil and a sentence that names line and column.
 -- One value in, one value out: null is json.null, so that nil always means a fault.
 local function try_decode(text)
-  if find(text, "[\128-\255]") and not is_utf8(text) then return nil, "the text is not valid UTF-8" end
+  local fault = find(text, "[\128-\255]") and utf8_fault(text)
+  if fault then return nil, format("text that is not valid UTF-8 (%s)", place(text, fault)) end
   local at = SPACE[byte(text, 1)] and skip(text, 1) or 1
   local value, behind, why = read_value(text, at, 0)
   if value == FAIL then return nil, format("%s (%s)", why, place(text, behind)) end
@@ -223,9 +228,9 @@ local function try_decode(text)
 end
 
 local function decode(text)
-  if type(text) ~= "string" then error("json.decode takes a string, not a " .. type(text), 2) end
+  if type(text) ~= "string" then raise("json.decode takes a string, not a %s", type(text)) end
   local value, why = try_decode(text)
-  if value == nil then error("json: " .. why, 2) end
+  if value == nil then raise("json.decode: %s", why) end
   return value
 end
 

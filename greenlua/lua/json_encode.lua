@@ -1,4 +1,4 @@
--- Lua values to JSON text (RFC 8259). Uses nothing but the standard library and values.lua.
+-- Lua values to JSON text (RFC 8259). Uses values, errors.
 -- Rules: integers are exact (64 bits; 53 on LuaJIT); an empty table is {} unless json.array marked it; what JSON cannot
 -- say is an error that names the place in the table, in Lua's own counting: $.items[3].price is the third item.
 
@@ -9,7 +9,8 @@ local concat, next, type, tostring, tonumber = table.concat, next, type, tostrin
 local getmetatable = prelude.getmetatable -- sees through __metatable
 local math_type = math.type
 local huge = math.huge
-local null, Array, is_utf8 = prelude.values.null, prelude.values.Array, prelude.values.is_utf8
+local null, Array, OPAQUE, is_utf8 = prelude.values.null, prelude.values.Array, prelude.values.OPAQUE, prelude.values.is_utf8
+local raise = prelude.errors.raise
 
 local DEPTH_MAX = prelude.values.DEPTH_MAX
 local KEYS_MAX = 4096        -- object keys remembered in encoded form; past it the memory is started afresh
@@ -29,22 +30,30 @@ local function quote(text)
   return '"' .. gsub(text, '[%c"\\]', ESCAPES) .. '"'
 end
 
+-- The shortest text of 15, 16 or 17 digits that reads back as the same number.
+local function float(value)
+  local text = format("%.15g", value)
+  if tonumber(text) == value then return text end
+  text = format("%.16g", value)
+  if tonumber(text) == value then return text end
+  return format("%.17g", value)
+end
+
 local number
 if math_type then
   function number(value)
     if math_type(value) == "integer" then return value end -- table.concat writes integers exactly
     if value ~= value or value == huge or value == -huge then return nil end
-    local text = format("%.15g", value)
-    if tonumber(text) ~= value then text = format("%.17g", value) end
+    local text = float(value)
     if not find(text, "[.e]") then text = text .. ".0" end -- 3.0 comes back as a float
     return text
   end
 else
   function number(value)
     if value ~= value or value == huge or value == -huge then return nil end
-    local text = format("%.15g", value)
-    if tonumber(text) ~= value then text = format("%.17g", value) end
-    return text
+    -- LuaJIT has no integers: what is one is written as one, up to 2^53, and never as 1e+15.
+    if value % 1 == 0 and value >= -2^53 and value <= 2^53 then return format("%.0f", value) end
+    return float(value)
   end
 end
 
@@ -59,7 +68,6 @@ local function key_text(key)
   keys[key], key_count = text, key_count + 1
   return text
 end
-
 
 -- Appends value to buffer after position n; returns the new n, or nil where JSON cannot say it (why: see explain).
 -- No pcall and no path on this way: a failure is rare, and explain walks the value again to name the place.
@@ -89,6 +97,7 @@ local function write(value, buffer, n, depth)
 
   depth = depth + 1
   local meta = getmetatable(value)
+  if meta and OPAQUE[meta] then return nil end
   local length = #value
   if length > 0 or meta == Array then
     local count = 0
@@ -149,8 +158,9 @@ local function explain(value, path, depth, above)
     if value == null then return nil end
     if above[value] then return path .. " is a table that contains itself" end
     if depth >= DEPTH_MAX then return format("%s is nested deeper than %d levels", path, DEPTH_MAX) end
-    above[value] = true
     local meta = getmetatable(value)
+    if meta and OPAQUE[meta] then return format("%s is a %s, which JSON cannot say", path, meta.__name) end
+    above[value] = true
     local length = #value
     local listed = length > 0 or meta == Array
     local step, state, start = next, value, nil
@@ -199,7 +209,7 @@ end
 
 local function encode(value)
   local text, why = try_encode(value)
-  if not text then error("json: " .. why, 2) end
+  if not text then raise("json.encode: %s", why) end
   return text
 end
 

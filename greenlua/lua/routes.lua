@@ -1,14 +1,16 @@
 -- greenlua.app and its groups: what an app declares while it loads, and how hooks and handler become one function.
--- Uses engine and response. Rules: everything is checked where it is declared, so that an error names that line; hooks hold
--- for all routes of their app or group, whether declared before or after them; nothing can be declared once the app serves.
+-- Uses errors, values, response, engine. Rules: everything is checked where it is declared, so that an error names that line;
+-- hooks hold for all routes of their app or group, whether declared before or after them; nothing can be declared once the app
+-- serves.
 
 local prelude, host = ...
 
-local concat, error, format, ipairs, next, select, setmetatable, sub, tostring, type, xpcall =
-  table.concat, error, string.format, ipairs, next, select, setmetatable, string.sub, tostring, type, xpcall
+local concat, format, ipairs, next, select, setmetatable, sort, sub, tostring, type, xpcall =
+  table.concat, string.format, ipairs, next, select, setmetatable, table.sort, string.sub, tostring, type, xpcall
 local find, upper = string.find, string.upper
 local getinfo = debug.getinfo
 local engine, response = prelude.engine, prelude.response
+local nearest, place, wrong = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
 local finish, lift, is_response = response.finish, response.lift, response.is_response
 
 local METHODS = { "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS" }
@@ -19,21 +21,18 @@ local declared       -- the app, once greenlua.app was called
 local routes = {}    -- in the order of declaration; the position is the handler's number
 local serving = false
 
--- "app.lua:12" of the first caller outside the prelude.
-local function place()
-  local level = 3
-  while true do
-    local info = getinfo(level, "Sl")
-    if not info then return "?" end
-    if info.currentline > 0 and not find(info.source, "[greenlua]", 1, true) then
-      return format("%s:%d", info.short_src, info.currentline)
-    end
-    level = level + 1
-  end
+local function names_of(t)
+  local names = {}
+  for name in next, t do names[#names + 1] = name end
+  sort(names)
+  return names
 end
 
-local function wrong(text, ...)
-  error(format("%s: " .. text, place(), ...), 0)
+-- "did you mean before?", or all that there is.
+local function hint(name, names, what)
+  local near = nearest(name, names)
+  if near then return "did you mean " .. near .. "?" end
+  return what .. " are " .. concat(names, ", ")
 end
 
 local function check_loading(what)
@@ -42,14 +41,15 @@ end
 
 local function check_function(value, what)
   if type(value) ~= "function" then
-    wrong("%s must be a function, not %s", what, value == nil and "nil (is the name spelled right?)" or "a " .. type(value))
+    local given = value == nil and "nil (is the name spelled right, and defined above?)" or "a " .. type(value)
+    wrong("%s must be a function, not %s", what, given)
   end
   return value
 end
 
 -- ---------------------------------------------------------------- composition
 
-local catch, report = engine.catch, engine.report
+local catch, ensure_caught, report = engine.catch, engine.ensure_caught, engine.report
 
 -- Inside out: the route's own hooks first, then its group's, then the app's. Befores run outside in.
 local function collect(scope, own, kind)
@@ -68,6 +68,7 @@ end
 
 -- The response of the innermost on_error that gives one; without any, a problem document. Every failure is reported once.
 local function recover(ctx, caught, on_errors)
+  caught = ensure_caught(caught)
   report(ctx, caught)
   for i = 1, #on_errors do
     local ok, reply, b, c = xpcall(on_errors[i], catch, ctx, caught.value, caught.traceback)
@@ -77,12 +78,12 @@ local function recover(ctx, caught, on_errors)
     end
     if not ok then
       if is_response(reply) then return lift(reply) end
-      caught = reply -- the next one out is told of the newest failure
+      caught = ensure_caught(reply) -- the next one out is told of the newest failure
       report(ctx, caught)
     end
   end
   local dev = host.dev
-  return lift(response.problem(500, dev and caught.message or nil, dev and { traceback = caught.traceback } or nil, 1))
+  return lift(response.problem(500, dev and caught.message or nil, dev and { traceback = caught.traceback } or nil))
 end
 
 local function compose(route)
@@ -119,18 +120,25 @@ end
 -- ---------------------------------------------------------------- declaration
 
 local OPTIONS = { before = true, after = true, on_error = true }
+local OPTION_NAMES = names_of(OPTIONS)
 
 local function check_options(options, what)
+  if type(options) ~= "table" then
+    wrong("the options of %s must be a table, not a %s%s", what, type(options),
+      type(options) == "function" and " (the handler comes last)" or "")
+  end
   local hooks = {}
   for name, value in next, options do
     if not OPTIONS[name] then
-      wrong("%s has no option %s; the options are after, before, on_error", what, tostring(name))
+      wrong("%s has no option %s; %s", what, tostring(name), hint(name, OPTION_NAMES, "the options"))
     end
     if type(value) == "table" then
-      hooks[name] = {}
-      for i, hook in ipairs(value) do hooks[name][i] = check_function(hook, format("%s[%d]", name, i)) end
+      local list, count = {}, 0
+      for _ in next, value do count = count + 1 end
+      for i = 1, count do list[i] = check_function(value[i], format("%s[%d] of %s", name, i, what)) end
+      hooks[name] = list
     else
-      hooks[name] = { check_function(value, name) }
+      hooks[name] = { check_function(value, name .. " of " .. what) }
     end
   end
   return hooks
@@ -139,11 +147,26 @@ end
 local function check_template(template, what)
   if type(template) ~= "string" then wrong("the template of %s must be a string, not a %s", what, type(template)) end
   if sub(template, 1, 1) ~= "/" then wrong('the template "%s" must begin with /', template) end
+  if find(template, "%s") then wrong('the template "%s" has white space in it', template) end
+  if find(template, "?", 1, true) then
+    wrong('the template "%s" has a ? in it: a template is for the path; the handler finds the query in ctx.query', template)
+  end
   return template
 end
 
+local methods_of = {} -- what app and groups can do; filled below
 local Scope = { __name = "greenlua.scope", __metatable = "greenlua.scope" }
-Scope.__index = Scope
+prelude.values.OPAQUE[Scope] = true
+
+function Scope.__index(_, name)
+  local method = methods_of[name]
+  if method then return method end
+  return wrong("app has nothing called %s; %s", tostring(name), hint(name, names_of(methods_of), "its methods"))
+end
+
+local function check_self(self, name)
+  if prelude.getmetatable(self) ~= Scope then wrong("call it with a colon: app:%s(...), not app.%s(...)", name, name) end
+end
 
 local function declare(scope, what, methods, template, ...)
   check_loading(what)
@@ -154,32 +177,32 @@ local function declare(scope, what, methods, template, ...)
   if #template > 1 and scope.prefix ~= "" and sub(template, -1) == "/" and #scope.prefix + 1 == #template then
     template = scope.prefix -- "/" in a group is the group's own address
   end
-  if type(options) ~= "table" then wrong("the options of %s %s must be a table, not a %s", what, template, type(options)) end
   local hooks = check_options(options, what .. " " .. template)
   check_function(handler, "the handler of " .. what .. " " .. template)
-  local info = getinfo(handler, "S")
+  local info, declared_at = getinfo(handler, "S"), place()
   routes[#routes + 1] = {
     scope = scope,
     methods = methods,
     template = template,
     handler = handler,
     hooks = hooks,
-    place = place(),
-    handler_place = format("%s:%d", info.short_src, info.linedefined),
+    place = declared_at,
+    handler_place = info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or declared_at,
   }
 end
 
 for _, method in ipairs(METHODS) do
   local name = method:lower()
-  Scope[name] = function(self, template, ...)
-    if prelude.getmetatable(self) ~= Scope then wrong('call it with a colon: app:%s("%s", ...)', name, tostring(self)) end
+  methods_of[name] = function(self, template, ...)
+    check_self(self, name)
     declare(self, "app:" .. name, { method }, template, ...)
   end
 end
 
-function Scope:route(methods, template, ...)
+function methods_of:route(methods, template, ...)
+  check_self(self, "route")
   local list = type(methods) == "string" and { methods } or methods
-  if type(list) ~= "table" or #list == 0 then wrong("app:route takes a method or a list of methods first") end
+  if type(list) ~= "table" or #list == 0 then wrong("app:route takes a method, or a list of methods, before the template") end
   local checked = {}
   for i, method in ipairs(list) do
     local known = type(method) == "string" and upper(method)
@@ -195,19 +218,22 @@ local function new_scope(parent, prefix, hooks)
   return setmetatable({ parent = parent, prefix = prefix, hooks = hooks }, Scope)
 end
 
-function Scope:group(prefix, ...)
+function methods_of:group(prefix, ...)
+  check_self(self, "group")
   check_loading("app:group")
   local options, fill = {}, ...
   if select("#", ...) >= 2 then options, fill = ... end
+  if select("#", ...) > 2 then wrong("app:group takes a prefix, options and a function; there is more") end
   check_template(prefix, "app:group")
   if sub(prefix, -1) == "/" then prefix = sub(prefix, 1, -2) end
-  if type(options) ~= "table" then wrong("the options of a group must be a table, not a %s", type(options)) end
+  local hooks = check_options(options, "the group " .. prefix)
   check_function(fill, "what fills the group " .. prefix)
-  fill(new_scope(self, self.prefix .. prefix, check_options(options, "the group " .. prefix)))
+  fill(new_scope(self, self.prefix .. prefix, hooks))
 end
 
 for kind in next, OPTIONS do
-  Scope[kind] = function(self, hook)
+  methods_of[kind] = function(self, hook)
+    check_self(self, kind)
     check_loading("app:" .. kind)
     check_function(hook, "app:" .. kind .. "'s argument")
     local hooks = self.hooks[kind] or {}
@@ -217,6 +243,7 @@ for kind in next, OPTIONS do
 end
 
 local APP_OPTIONS = { title = "string", version = "string" }
+local APP_OPTION_NAMES = names_of(APP_OPTIONS)
 
 local function app(options)
   check_loading("greenlua.app")
@@ -224,10 +251,12 @@ local function app(options)
   if options ~= nil and type(options) ~= "table" then wrong("greenlua.app takes a table, not a %s", type(options)) end
   for name, value in next, options or {} do
     local wanted = APP_OPTIONS[name]
-    if not wanted then wrong("greenlua.app has no option %s; the options are title, version", tostring(name)) end
+    if not wanted then
+      wrong("greenlua.app has no option %s; %s", tostring(name), hint(name, APP_OPTION_NAMES, "the options"))
+    end
     if type(value) ~= wanted then wrong("the option %s of greenlua.app is a %s, not a %s", name, wanted, type(value)) end
   end
-  declared = new_scope(nil, "", {})
+  declared = new_scope(false, "", {})
   declared.place = place()
   declared.title = options and options.title or "greenlua"
   declared.version = options and options.version or "0.0.0"
@@ -244,7 +273,7 @@ local function seal(returned)
     local what = returned == nil and "nothing" or "a " .. type(returned)
     return nil, "it returned " .. what .. "; end it with: return app"
   end
-  for number, route in ipairs(routes) do engine.define(number, compose(route), route.template) end
+  for number, route in ipairs(routes) do engine.define(number, compose(route), route.template, route.handler_place) end
   serving = true
   return #routes, declared.title, declared.version
 end

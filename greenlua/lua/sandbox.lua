@@ -1,17 +1,19 @@
 -- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed.
--- Uses engine, response, routes, json. Rules: the real _G stays raw and out of reach; text chunks only; a coroutine that user
--- code makes hands operations on to the engine, so that it can wait and still yield values of its own.
+-- Uses errors, json, response, engine, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
 
 local prelude, host = ...
 
 local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
   error, string.format, next, pcall, rawset, select, setmetatable, tostring, type
-local concat = table.concat
-local load_raw, getinfo = load, debug.getinfo
-local create, resume, running, yield, status = coroutine.create, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
+local concat, load_raw = table.concat, load
+local place, raise = prelude.errors.place, prelude.errors.raise
 local engine, routes = prelude.engine, prelude.routes
-local OPERATION = engine.OPERATION
-local json = { encode = prelude.json_encode.encode, decode = prelude.json_decode.decode, null = prelude.values.null, array = prelude.values.array }
+local json = {
+  encode = prelude.json_encode.encode,
+  decode = prelude.json_decode.decode,
+  null = prelude.values.null,
+  array = prelude.values.array,
+}
 
 local function copy(library, without)
   local result = {}
@@ -23,50 +25,10 @@ end
 local function frozen(values, name)
   return setmetatable({}, {
     __index = values,
-    __newindex = function() error(name .. " cannot be changed", 2) end,
-    __pairs = function() return next, values, nil end,
+    __newindex = function() raise("%s cannot be changed", name) end,
+    __pairs = function() return next, copy(values), nil end,
     __metatable = name,
   })
-end
-
--- ---------------------------------------------------------------- coroutines
-
-local made = setmetatable({}, { __mode = "k" }) -- coroutines that user code made
-
--- Passes an operation of an inner coroutine on to the engine, and the answer back in.
-local function pump(co, ok, tag, ...)
-  if ok and tag == OPERATION then return pump(co, resume(co, yield(OPERATION, ...))) end
-  return ok, tag, ...
-end
-
-local coroutines = copy(coroutine)
-
-function coroutines.create(f)
-  local co = create(f)
-  made[co] = true
-  return co
-end
-
-function coroutines.resume(co, ...)
-  return pump(co, resume(co, ...))
-end
-
-local function raise(co, ok, ...)
-  if ok then return ... end
-  local value = ...
-  if coroutine.close and status(co) == "suspended" then coroutine.close(co) end
-  return error(value, 0)
-end
-
-function coroutines.wrap(f)
-  local co = coroutines.create(f)
-  return function(...) return raise(co, pump(co, resume(co, ...))) end
-end
-
-function coroutines.yield(...)
-  local co = running()
-  if not co or not made[co] then error("attempt to yield from outside a coroutine", 2) end
-  return yield(...)
 end
 
 -- ---------------------------------------------------------------- logging
@@ -83,7 +45,10 @@ end
 local function logger(level)
   return function(message, fields)
     local encoded = false
-    if fields ~= nil then encoded = prelude.json_encode.try_encode(fields) or to_text(fields) end
+    if fields ~= nil then
+      local ok, text = pcall(prelude.json_encode.try_encode, fields) -- a metamethod of user code may fail in there
+      encoded = ok and text or to_text(fields)
+    end
     engine.log(level, to_text(message), encoded)
   end
 end
@@ -97,9 +62,28 @@ local reported = {} -- global names already warned of
 
 for _, name in next, {
   "assert", "error", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawlen", "rawset", "select",
-  "setmetatable", "getmetatable", "tonumber", "tostring", "type", "unpack", "xpcall",
+  "setmetatable", "tonumber", "tostring", "type", "unpack", "xpcall",
 } do
   env[name] = _G[name]
+end
+
+-- What is not a table (the callables of Python, files) keeps its metatable to itself: its functions trust their arguments.
+local getmetatable_raw = getmetatable
+function env.getmetatable(value)
+  if type(value) == "userdata" then return nil end
+  return getmetatable_raw(value)
+end
+
+-- LuaJIT does not know __pairs, which ctx.headers and the libraries here need.
+local pairs_raw = pairs
+local knows_pairs = false
+pairs(setmetatable({}, { __pairs = function() knows_pairs = true end }))
+if not knows_pairs then
+  function env.pairs(t)
+    local meta = type(t) == "table" and prelude.getmetatable(t)
+    if meta and meta.__pairs then return meta.__pairs(t) end
+    return pairs_raw(t)
+  end
 end
 env._G = env
 env._VERSION = _VERSION
@@ -109,7 +93,7 @@ env.math = copy(math)
 env.utf8 = utf8 and copy(utf8)
 env.bit = bit and copy(bit)
 env.os = { clock = os.clock, date = os.date, difftime = os.difftime, time = os.time }
-env.coroutine = coroutines
+env.coroutine = prelude.coroutines
 
 -- Methods of strings come from the real library: take what is dangerous out of it and lock its metatable.
 string.dump = nil
@@ -125,7 +109,7 @@ function env.load(chunk, name, _, environment)
     end
     chunk = concat(parts)
   end
-  if type(chunk) ~= "string" then error("load takes a string or a function, not a " .. type(chunk), 2) end
+  if type(chunk) ~= "string" then raise("load takes a string or a function, not a %s", type(chunk)) end
   return load_raw(chunk, name or "=load", "t", environment or env)
 end
 
@@ -139,10 +123,10 @@ local public = {
   json = json,
   log = log,
   sleep = engine.sleep,
-  now = host.now,
+  now = function() return host.now() end,
   env = setmetatable({}, {
     __index = function(_, name) return type(name) == "string" and host.getenv(name) or nil end,
-    __newindex = function() error("the environment cannot be changed from Lua", 2) end,
+    __newindex = function() raise("the environment cannot be changed from Lua") end,
     __metatable = "greenlua.env",
   }),
   version = host.version,
@@ -161,22 +145,22 @@ loaded.greenlua = env.greenlua
 local LOADING = {}
 
 function env.require(name)
-  if type(name) ~= "string" then error("require takes a name, not a " .. type(name), 2) end
+  if type(name) ~= "string" then raise("require takes a name, not a %s", type(name)) end
   local module = loaded[name]
-  if module == LOADING then error(format("require %q goes round in a circle", name), 2) end
+  if module == LOADING then raise("require %q goes round in a circle", name) end
   if module ~= nil then return module end
   if routes.is_serving() then
-    error(format("the module %q was not loaded at the start; require it at the top of a file, not first in a handler", name), 2)
+    raise("the module %q was not loaded at the start; require it at the top of a file, not first in a handler", name)
   end
   local source, where = host.read_module(name)
-  if not source then error(where, 2) end
+  if not source then raise(where) end
   local chunk, why = load_raw(source, "@" .. where, "t", env)
   if not chunk then error(why, 0) end
   loaded[name] = LOADING
   local ok, result = xpcall(chunk, engine.catch, name)
   if not ok then
     loaded[name] = nil
-    error(result, 0)
+    engine.rethrow(engine.ensure_caught(result))
   end
   if result == nil then result = true end
   loaded[name] = result
@@ -192,12 +176,12 @@ local function watch(mode)
   setmetatable(env, {
     __newindex = function(t, name, value)
       if routes.is_serving() and not reported[name] then
-        local info = getinfo(2, "Sl")
-        local text = format("%s:%d: the global %s is new and shared by all requests; write local %s, or declare it at the top of the app",
-          info.short_src, info.currentline, tostring(name), tostring(name))
-        if mode == "deny" then error(text, 0) end
+        local shown = tostring(name)
+        local text = format("the global %s is new and shared by all requests; write local %s, or declare it at the top of the app",
+          shown, shown)
+        if mode == "deny" then raise(text) end
         reported[name] = true
-        engine.log("warning", text, false)
+        engine.log("warning", format("%s: %s", place() or "?", text), false)
       end
       rawset(t, name, value)
     end,
@@ -213,6 +197,7 @@ local function load_app(source, where, globals)
   watch(globals)
   local ok, result = xpcall(chunk, engine.catch)
   if not ok then
+    result = engine.ensure_caught(result)
     if engine.is_caught(result) then return nil, result.message, result.traceback end
     return nil, "a response was thrown while the app loaded", ""
   end

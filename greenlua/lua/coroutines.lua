@@ -1,0 +1,91 @@
+-- The coroutine library that user code sees. A coroutine that user code makes hands operations on to the engine, so that it
+-- can wait (sleep, http...) and still yield values of its own. Uses errors, engine.
+
+local prelude = ...
+
+local error, next, setmetatable, type = error, next, setmetatable, type
+local create, resume, running, yield, status =
+  coroutine.create, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
+local raise = prelude.errors.raise
+local OPERATION = prelude.engine.OPERATION
+
+-- Coroutines that user code made; WAITS while one waits for an operation. Only these, and only while they do not wait, may be
+-- resumed or closed by user code: whoever resumed the coroutine of a request would get what the engine is owed.
+local OURS, WAITS = true, false
+local made = setmetatable({}, { __mode = "k" })
+
+-- Passes an operation of an inner coroutine on to the engine, and the answer back in.
+local pump
+
+local function pass_in(co, ...)
+  made[co] = OURS
+  return pump(co, resume(co, ...))
+end
+
+function pump(co, ok, tag, ...)
+  if ok and tag == OPERATION then
+    made[co] = WAITS
+    return pass_in(co, yield(OPERATION, ...))
+  end
+  return ok, tag, ...
+end
+
+local function check_thread(co, name)
+  if type(co) ~= "thread" then raise("coroutine.%s takes a coroutine, not a %s", name, type(co)) end
+  if made[co] then return nil end
+  if made[co] == WAITS then return "cannot " .. name .. " a coroutine that waits for an operation" end
+  return "cannot " .. name .. " the coroutine of a request"
+end
+
+local coroutines = {}
+for name, value in next, coroutine do coroutines[name] = value end
+
+function coroutines.create(f)
+  if type(f) ~= "function" then raise("coroutine.create takes a function, not a %s", type(f)) end
+  local co = create(f)
+  made[co] = OURS
+  return co
+end
+
+function coroutines.resume(co, ...)
+  local why = check_thread(co, "resume")
+  if why then return false, why end
+  return pump(co, resume(co, ...))
+end
+
+local close = coroutine.close
+if close then
+  function coroutines.close(co)
+    local why = check_thread(co, "close")
+    if why then raise(why) end
+    return close(co)
+  end
+end
+
+local function unwrap(co, ok, ...)
+  if ok then return ... end
+  local value = ...
+  if close and status(co) == "dead" then -- its <close> values are closed, and may have the last word
+    local closed, newer = close(co)
+    if not closed then value = newer end
+  end
+  return error(value, 0)
+end
+
+function coroutines.wrap(f)
+  if type(f) ~= "function" then raise("coroutine.wrap takes a function, not a %s", type(f)) end
+  local co = coroutines.create(f)
+  return function(...)
+    local why = check_thread(co, "resume")
+    if why then raise(why) end
+    return unwrap(co, pump(co, resume(co, ...)))
+  end
+end
+
+function coroutines.yield(...)
+  local co = running()
+  if not co or made[co] == nil then raise("attempt to yield from outside a coroutine") end
+  return yield(...)
+end
+
+return coroutines

@@ -1,0 +1,54 @@
+-- Errors that help: where user code stands, and which known name is meant. Uses the debug library, which user code never sees.
+
+local error, format, getinfo, min, type = error, string.format, debug.getinfo, math.min, type
+local byte, find, lower = string.byte, string.find, string.lower
+
+local OURS = "[greenlua]" -- begins the name of every chunk of the prelude
+
+-- "app.lua:12" of the innermost frame of user code, or nil where there is none.
+local function place()
+  local level = 2
+  while true do
+    local info = getinfo(level, "Sl")
+    if not info then return nil end
+    if info.currentline > 0 and not find(info.source, OURS, 1, true) then
+      return format("%s:%d", info.short_src, info.currentline)
+    end
+    level = level + 1
+  end
+end
+
+-- Raises a sentence that begins with the place of the user code that is to blame, however deep in the prelude it was noticed.
+local function raise(text, ...)
+  if ... ~= nil then text = format(text, ...) end
+  local where = place()
+  error(where and where .. ": " .. text or text, 0)
+end
+
+-- Levenshtein's distance.
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local before = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = byte(a, i) == byte(b, j) and 0 or 1
+      before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + cost)
+    end
+  end
+  return row[#b]
+end
+
+-- The one of names (a list) that is meant by name, or nil when none is near.
+local function nearest(name, names)
+  if type(name) ~= "string" or #name > 32 then return nil end
+  local best, best_distance = nil, 3
+  for i = 1, #names do
+    local d = distance(lower(name), names[i])
+    if d < best_distance and d < #names[i] then best, best_distance = names[i], d end
+  end
+  return best
+end
+
+return { OURS = OURS, place = place, raise = raise, nearest = nearest }
