@@ -126,7 +126,7 @@ class LuaApp:
                 if found is not None and type(found[0]) is LuaResource:
                     number = found[0].numbers.get(method)
                     if number is not None:
-                        status, headers, body = serving.responder.respond(environ, number, found[2])
+                        status, headers, body = serving.responder.respond(environ, number, found[0].fields, found[2])
                         start_response(status, headers)
                         return body
             if method not in METHODS:

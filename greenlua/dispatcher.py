@@ -99,7 +99,7 @@ class Dispatcher:
                 self._pool.fill(slot, slot.generation, _GIVEN_UP)
                 return
             slot.call = message
-            answer = self._vm.start(slot.index, slot.generation, message.number)
+            answer = self._vm.start(slot.index, slot.generation, message.number, *message.params)
             if answer is not None:
                 self._settle(slot, answer)
         elif isinstance(message, Resume):

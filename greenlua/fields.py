@@ -108,15 +108,8 @@ def _headers(call: Call) -> tuple[bool | bytes, ...]:
     return tuple(flat)
 
 
-def _params(call: Call) -> tuple[Any, ...]:
-    flat: list[Any] = [True]
-    for name, value in call.params.items():
-        flat += (name.encode(), _plain(value))
-    return tuple(flat)
-
-
-def _plain(value: Any) -> bytes | int | float:
-    """What a Falcon converter made of a segment, as Lua can have it."""
+def to_lua(value: Any) -> bytes | int | float:
+    """What a Falcon converter made of a path segment, as Lua can have it."""
     if isinstance(value, str):
         return value.encode()
     if isinstance(value, (int, float)):
@@ -164,7 +157,6 @@ READERS: dict[bytes, Callable[[Call], Any]] = {
     b"started_at": lambda call: time.time() - (time.monotonic() - call.slot.taken_at),
     b"body": lambda call: call.body,
     b"headers": _headers,
-    b"params": _params,
     b"multipart": _multipart,
 }
 

@@ -29,7 +29,8 @@ class Call(msgspec.Struct, gc=False):
     number: int
     """The handler's number in the VM, from 1."""
     environ: dict[str, Any]
-    params: dict[str, Any]
+    params: tuple[bytes | int | float, ...]
+    """The values of the template's fields, in their order."""
     body: bytes
 
 

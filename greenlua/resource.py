@@ -17,6 +17,7 @@ from greenlua.answers import Answer, render, render_error, render_failure
 from greenlua.channel import Channel
 from greenlua.dispatcher import log_failure
 from greenlua.errors import ClientError, OverloadError
+from greenlua.fields import to_lua
 from greenlua.messages import Call, Reply
 from greenlua.routes import Route
 from greenlua.settings import Settings
@@ -34,15 +35,22 @@ class Responder:
         self._queue_timeout = settings.queue_timeout
         self._dev = settings.dev
 
-    def respond(self, environ: dict[str, Any], number: int, params: dict[str, Any]) -> Answer:
-        """The WSGI answer of handler ``number``; every fault of the client, overload or failure is an answer too."""
+    def respond(self, environ: dict[str, Any], number: int, fields: tuple[str, ...], params: dict[str, Any]) -> Answer:
+        """The WSGI answer of a handler; every fault of the client, overload or failure is an answer too.
+
+        Args:
+            environ: the request.
+            number: the handler's.
+            fields, params: the names of its template's fields, and what Falcon made of them.
+        """
         try:
             body = read_body(environ, self._max_body)
             pool = self._pool
             deadline = monotonic() + self._queue_timeout
             slot = pool.take(self._queue_timeout)
             try:
-                self._channel.put(Call(slot, number, environ, params, body), max(0.0, deadline - monotonic()))
+                values = tuple([to_lua(params[name]) for name in fields]) if fields else ()
+                self._channel.put(Call(slot, number, environ, values, body), max(0.0, deadline - monotonic()))
             except BaseException:
                 pool.withdraw(slot)
                 raise
@@ -98,10 +106,12 @@ def _read(stream: Any, size: int) -> bytes:
 
 
 class LuaResource:
-    """The Falcon resource of one template. ``numbers`` gives the handler of each method, for app.py's direct way."""
+    """The Falcon resource of one template. ``numbers`` gives the handler of each method and ``fields`` the names in the
+    template, for app.py's direct way."""
 
     def __init__(self, methods: dict[str, Route], responder: Responder) -> None:
         self.numbers = {method: route.number for method, route in methods.items()}
+        self.fields = next(iter(methods.values())).fields
         self._respond = responder.respond
         for method, route in methods.items():
             setattr(self, f"on_{method.lower()}", self._responder_for(route.number))
@@ -116,7 +126,7 @@ class LuaResource:
 
     def _responder_for(self, number: int) -> Callable[..., None]:
         def responder(req: falcon.Request, resp: falcon.Response, **params: Any) -> None:
-            status, headers, body = self._respond(req.env, number, params)
+            status, headers, body = self._respond(req.env, number, self.fields, params)
             resp.status = status
             for name, value in headers:
                 if name != "X-Request-ID":  # app.py adds it to all that Falcon answers

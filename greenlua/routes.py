@@ -5,6 +5,7 @@ Uses errors. Falcon checks the templates themselves (router.py).
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from greenlua.errors import ConfigurationError
@@ -25,6 +26,11 @@ class Route(NamedTuple):
     template: str
     place: str
     handler_place: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the template's fields, in order, as lua/context.lua reads them too."""
+        return tuple(re.findall(r"\{([A-Za-z0-9_]+)", self.template))
 
 
 class RouteTable:

@@ -12,7 +12,7 @@ from greenlua.slots import Slot
 
 
 def call(number: int) -> Call:
-    return Call(Slot(number), number, {}, {}, b"")
+    return Call(Slot(number), number, {}, (), b"")
 
 
 def numbers(batch: list) -> list[int]:

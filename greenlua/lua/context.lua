@@ -1,7 +1,7 @@
 -- ctx: what a handler knows of its request. Uses errors, values, json_decode and response.
--- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the name of its slot (index, generation)
--- and the number of its handler; fields come from Python through host.fetch, which refuses once the request has ended, so that a ctx that was kept
--- somewhere can never show another request's data.
+-- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the name of its slot (index, generation), the
+-- number of its handler and the values of the template's fields; the rest comes from Python through host.fetch, which refuses once
+-- the request has ended, so that a ctx that was kept somewhere can never show another request's data.
 
 local prelude, host = ...
 
@@ -15,7 +15,13 @@ local try_decode = prelude.json_decode.try_decode
 local problem = prelude.response.problem
 local OPAQUE = prelude.values.OPAQUE
 
-local templates = {} -- handler number -> template; the engine fills it
+local templates, template_fields = {}, {} -- handler number -> its template; the names of the template's fields, in order
+
+local function define_template(number, template)
+  local names = {}
+  for name in gmatch(template, "{([%w_]+)") do names[#names + 1] = name end
+  templates[number], template_fields[number] = template, names
+end
 
 local FIELDS_MAX = 1000 -- of one query, form or cookie header; PHP's max_input_vars is the same
 
@@ -196,8 +202,8 @@ local LAZY = {
   state = function() return {} end,
 
   params = function(ctx)
-    local flat, params = get_list(ctx, "params"), {}
-    for i = 2, #flat, 2 do params[flat[i]] = flat[i + 1] end
+    local names, params = template_fields[ctx[3]], {}
+    for i = 1, #names do params[names[i]] = ctx[3 + i] end
     return params
   end,
 
@@ -242,4 +248,4 @@ local Context = {
 
 OPAQUE[Context] = true
 
-return { Context = Context, templates = templates }
+return { Context = Context, define_template = define_template }

@@ -1,6 +1,6 @@
 -- The engine: runs each request in a pooled coroutine and turns whatever happens into values. Sans I/O: no socket, no clock.
 -- Uses errors, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
---   start(index, generation, number) -> status, head, body   the handler answered
+--   start(index, generation, number, ...) -> status, head, body   the handler answered; ... are the template's fields
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
 --                                     | nothing   it waits for an operation, which stands in the outbox
 --   resume(operation, ok, value) -> the same; cancel(index, generation) -> the operation it waited for, or nothing
@@ -16,7 +16,7 @@ local error, pcall, rawequal, setmetatable, tostring, type = error, pcall, raweq
 local find, format, gmatch = string.find, string.format, string.gmatch
 local collectgarbage, math, next = collectgarbage, math, next
 local concat, unpack = table.concat, table.unpack or unpack
-local Context, templates = prelude.context.Context, prelude.context.templates
+local Context, define_template = prelude.context.Context, prelude.context.define_template
 local OURS, raise = prelude.errors.OURS, prelude.errors.raise
 local finish, is_response = prelude.response.finish, prelude.response.is_response
 
@@ -188,7 +188,7 @@ local function settle(co, ctx, ok, tag, a, b, c)
   return failed(co, ctx, "attempt to yield from outside a coroutine")
 end
 
-local function start(index, generation, number)
+local function start(index, generation, number, ...)
   local co = idle[idle_count]
   if co then
     idle[idle_count] = nil
@@ -197,7 +197,7 @@ local function start(index, generation, number)
     co = create(work)
   end
   index_now, generation_now = index, generation
-  local ctx = setmetatable({ index, generation, number }, Context)
+  local ctx = setmetatable({ index, generation, number, ... }, Context)
   run_next, ctx_next = runs[number], ctx
   return settle(co, ctx, resume_raw(co))
 end
@@ -257,7 +257,10 @@ return {
   OPERATION = OPERATION,
   catch = catch,
   ensure_caught = ensure_caught,
-  define = function(number, run, template, place) runs[number], templates[number], places[number] = run, template, place end,
+  define = function(number, run, template, place)
+    runs[number], places[number] = run, place
+    define_template(number, template)
+  end,
   is_caught = is_caught,
   log = log,
   report = report,
