@@ -32,6 +32,7 @@ from greenlua.cli import main
 from greenlua.settings import Settings, load_settings
 from greenlua.slots import FREE, TRANSITIONS
 from greenlua.testing import ServerProcess, client, serve
+from greenlua.vm import PRELUDE
 
 ROOT = Path(__file__).parent.parent
 LUA = ROOT / "greenlua" / "lua"
@@ -318,6 +319,8 @@ def test_layer_table_names_every_file() -> None:
     shown = re.findall(r"`(\w+)\.py`", page.split("## Layers")[1])
     real = [file.stem for file in (ROOT / "greenlua").glob("*.py") if not file.stem.startswith("__")]
     assert sorted(shown) == sorted(real)
+    prelude = page.split("The Lua half is under")[1].partition(": ")[2].split(", loaded")[0]
+    assert re.findall(r"`(\w+)`", prelude) == list(PRELUDE)
 
 
 def test_every_status_of_ours_is_explained() -> None:
