@@ -13,7 +13,7 @@ local fetch, fetch_header = host.fetch, host.fetch_header
 local is_utf8 = prelude.values.is_utf8
 local try_decode = prelude.json_decode.try_decode
 local problem = prelude.response.problem
-local OPAQUE = prelude.values.OPAQUE
+local OPAQUE, array = prelude.values.OPAQUE, prelude.values.array
 
 local templates, template_fields = {}, {} -- handler number -> its template; the names of the template's fields, in order
 
@@ -70,7 +70,7 @@ local function collection(lists)
   return setmetatable(first, {
     __index = {
       all = function(_, name)
-        local copy = {}
+        local copy = array()
         for i, value in next, lists[name] or {} do copy[i] = value end
         return copy
       end,
