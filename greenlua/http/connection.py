@@ -52,6 +52,7 @@ class Connection:
         "_proxied",
         "_recv",
         "_send",
+        "_skipped",
         "_sock",
         "_state",
         "_timed_out",
@@ -97,6 +98,7 @@ class Connection:
         self.trusted = front.trust.includes(self.remote_addr)
         self._proxied = limits.proxy_protocol and self.trusted
         self._buffer = b""
+        self._skipped = False
         self._worker: Any = None
         self._waiting = 0
         self._timed_out = False
@@ -232,7 +234,10 @@ class Connection:
         limits = self.front.limits
         while data:
             if data[0] == 13 and data[:2] == b"\r\n":
-                # RFC 9112, 2.2: an empty line before the request line is skipped. One.
+                # RFC 9112, 2.2: an empty line before the request line is skipped. One, or it never ends.
+                if self._skipped:
+                    raise Refusal(400, "more than one empty line before a request")
+                self._skipped = True
                 data, start = data[2:], 0
                 if not data:
                     break
@@ -244,6 +249,7 @@ class Connection:
                     self._state = _HEAD
                     self.deadline = self.clock.now + limits.header_timeout
                 return
+            self._skipped = False
             if end == len(data):
                 self._buffer = b""
                 self._answer(data)

@@ -83,7 +83,7 @@ _connection_options: dict[str, frozenset[str]] = {}
 
 
 class _Sink:
-    """Where the shared parser delivers. PERF: a parser and a sink for each request cost 0.5 us."""
+    """Where a shared parser delivers. PERF: a parser and a sink for each request cost 0.5 us."""
 
     __slots__ = ("environ",)
 
@@ -104,15 +104,14 @@ class _Lines:
         self.lines.append((name, value))
 
 
-# One parser serves all connections, because a head is parsed whole and without a greenlet switch. It is used again only
-# after a message that leaves llhttp at the start of the next one: no body, HTTP/1.1, no Connection header.
-_sink = _Sink()
-_shared: httptools.HttpRequestParser | None = None
+# Few parsers serve all connections, one for each thread that parses, because a head is parsed whole and without a
+# greenlet switch. A parser is used again only after a message that leaves llhttp at the start of the next one: without
+# a body, and kept alive.
+_free: list[tuple[httptools.HttpRequestParser, _Sink]] = []
 
 
 def parse(head: bytes, environ: Environ, limits: Limits) -> Request:
     """Fill `environ`, a fresh copy of the server's, from `head`. Raises Refusal."""
-    global _shared
     line_end = head.find(b"\r\n")
     words = head[:line_end].split(b" ")
     method = METHODS.get(words[0])
@@ -137,26 +136,29 @@ def parse(head: bytes, environ: Environ, limits: Limits) -> Request:
     environ["REQUEST_METHOD"] = method
     before = len(environ)
 
-    parser, _shared = _shared, None
-    if parser is None:
-        parser = httptools.HttpRequestParser(_sink)
-    _sink.environ = environ
     try:
-        parser.feed_data(head)
+        pair = _free.pop()
+    except IndexError:
+        sink = _Sink()
+        pair = (httptools.HttpRequestParser(sink), sink)
+    reusable = True
+    pair[1].environ = environ
+    try:
+        pair[0].feed_data(head)
         whole = len(environ) - before == count and b" \r\n" not in head and b"\t\r\n" not in head
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-        parser, whole = None, False
+        whole = False
     if not whole:
         # An odd head: a name twice or with an underscore, space after a value, an upgrade, or an error whose cause
-        # must be told. Also the way out if the shared parser were ever left in the middle of something.
-        parser = None
+        # must be told. Also the way out if a shared parser were ever left in the middle of something.
+        reusable = False
         _read_carefully(head, environ, before)
 
     options = environ.get("HTTP_CONNECTION")
     length = 0
     if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
         length = _framing(environ, limits)
-        parser = None
+        reusable = False
     upgrade = False
     if options is not None:
         words_of = _connection_options.get(options)
@@ -164,10 +166,9 @@ def parse(head: bytes, environ: Environ, limits: Limits) -> Request:
             words_of = _read_options(options)
         keep_alive = "close" not in words_of and (keep_alive or "keep-alive" in words_of)
         upgrade = "upgrade" in words_of and "HTTP_UPGRADE" in environ
-        if words_of != {"keep-alive"}:
-            parser = None
-    if keep_alive:
-        _shared = parser
+        reusable = reusable and words_of == {"keep-alive"}
+    if reusable and keep_alive:
+        _free.append(pair)
 
     _read_target(target.decode("ascii", "replace"), method, environ)
     host = environ.get("HTTP_HOST")

@@ -71,6 +71,7 @@ class Response:
         self.head_sent = False
         self.body_sent = 0
         self.status = ""
+        self.headers: list[tuple[str, str]] = []
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
