@@ -23,7 +23,7 @@ from greenlua.http.deadlines import NEVER
 from greenlua.http.problem import Refusal, document, refusal_bytes, status_line
 from greenlua.http.request import parse, refuse_early
 from greenlua.http.response import Response
-from greenlua.http.upgrade import Upgrade, unsent_bytes
+from greenlua.http.upgrade import TLS_SOCKETS, Upgrade, unsent_bytes
 
 if TYPE_CHECKING:
     from greenlua.http.front import Front
@@ -79,7 +79,7 @@ class Connection:
         self.clock = front.sweep
         self._sock = sock
         self._on_close = on_close
-        self._tls = self._handshake = isinstance(sock, ssl.SSLSocket)
+        self._tls = self._handshake = isinstance(sock, TLS_SOCKETS)
         if self._tls:
             sock.settimeout(0)
             self._recv: Any = sock.recv
@@ -239,8 +239,7 @@ class Connection:
                     raise Refusal(400, "more than one empty line before a request")
                 self._skipped = True
                 data, start = data[2:], 0
-                if not data:
-                    break
+                continue
             end = data.find(b"\r\n\r\n", start) + 4
             if end == 3:
                 self._buffer = data

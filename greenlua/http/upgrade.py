@@ -16,6 +16,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent.socket
+import gevent.ssl
+
+TLS_SOCKETS = (ssl.SSLSocket, gevent.ssl.SSLSocket)
 
 
 class Upgrade:
@@ -28,7 +31,7 @@ class Upgrade:
 
     def __call__(self) -> tuple[Any, bytes]:
         sock, rest = self._give()
-        if isinstance(sock, ssl.SSLSocket):
+        if isinstance(sock, TLS_SOCKETS):
             sock.settimeout(None)
             return sock, rest
         # Whatever kind of socket the server accepted, the application gets one that waits as a greenlet should.

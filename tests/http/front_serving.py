@@ -173,6 +173,12 @@ class Client:
             answers.append(answer)
         return answers
 
+    def read_rest(self) -> bytes:
+        """Whatever comes until the server closes, with a reset or without."""
+        while self._more():
+            pass
+        return self._data
+
     def ended(self) -> bool:
         """Waits for the server to close; False if it sends instead."""
         try:
