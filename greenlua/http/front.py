@@ -96,7 +96,7 @@ class Front:
         connection.start()
         return connection
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Any) -> None:
         """Called by a connection that ended."""
         self.connections.discard(connection)
         if self.draining and not self.connections:
