@@ -1,0 +1,118 @@
+"""`Worker`: gunicorn's gevent worker with this front in place of gunicorn's own HTTP.
+
+Used by `gunicorn -k greenlua.http.gunicorn.Worker`; uses gunicorn's worker for everything but HTTP (patching, signals,
+heartbeat, reload) and server.py for the rest. Limits come from the application object's `http_limits`, if it has one;
+a gunicorn setting that was changed from its default goes before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+from gunicorn.http.wsgi import base_environ
+from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventWorker
+
+from greenlua.http.limits import Limits
+from greenlua.http.response import Response
+from greenlua.http.server import Server
+
+# How long a SIGTERM or a worker that has answered max_requests may go unnoticed.
+_LOOK_EVERY = 0.2
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """One process of gunicorn. `pre_request` and `post_request` hooks are not called: there is no gunicorn request."""
+
+    alive: bool
+
+    def run(self) -> None:
+        limits = limits_from(self.cfg, getattr(self.wsgi, "http_limits", None))
+        tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
+        servers = [self._listen(listener, limits, tls) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            gevent.sleep(_LOOK_EVERY)
+        deadline = time.monotonic() + limits.drain_timeout
+        stopping = [gevent.spawn(server.stop, limits.drain_timeout) for server in servers]
+        while not all(greenlet.ready() for greenlet in stopping):
+            # Until the last request is answered the arbiter must hear that the worker lives.
+            self.notify()
+            gevent.joinall(stopping, timeout=_LOOK_EVERY)
+        if time.monotonic() > deadline:
+            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+
+    def _listen(self, listener: Any, limits: Limits, tls: dict[str, Any]) -> Server:
+        listener.setblocking(False)
+        environ = {**base_environ(self.cfg), "wsgi.multithread": True}
+        counted = self.max_requests and self.cfg.max_requests
+        server = Server(
+            listener,
+            self.wsgi,
+            limits=limits,
+            watch=self._watch if counted or getattr(self.log, "access_log_enabled", True) else None,
+            log_exception=self._log_exception,
+            environ=environ,
+            **tls,
+        )
+        server.start()
+        return server
+
+    def _watch(self, environ: dict[str, Any], response: Response, seconds: float) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+        # What gunicorn's log formats take their fields from.
+        answered = SimpleNamespace(status=response.status or "499", headers=response.headers, sent=response.body_sent)
+        self.log.access(answered, list(_header_lines(environ)), environ, timedelta(seconds=seconds))
+
+    def _log_exception(self, environ: dict[str, Any]) -> None:
+        self.log.exception("Error handling request %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
+
+
+def _header_lines(environ: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-"), value
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            yield key.replace("_", "-"), value
+
+
+def limits_from(cfg: Any, base: Limits | None) -> Limits:
+    """The application's limits, with what gunicorn's configuration says on top."""
+    limits = base or Limits()
+    changed: dict[str, Any] = {"drain_timeout": float(cfg.graceful_timeout), "max_connections": cfg.worker_connections}
+    if _is_set(cfg, "keepalive"):
+        changed["keepalive_timeout"] = float(cfg.keepalive)
+    if _is_set(cfg, "limit_request_line") and cfg.limit_request_line:
+        changed["max_target"] = cfg.limit_request_line
+    if _is_set(cfg, "limit_request_fields"):
+        changed["max_header_count"] = cfg.limit_request_fields
+    if _is_set(cfg, "limit_request_field_size") and cfg.limit_request_field_size:
+        # gunicorn bounds each line, this front all of them: allow what gunicorn would.
+        count = changed.get("max_header_count", limits.max_header_count)
+        changed["max_header"] = cfg.limit_request_field_size * count
+    trusted = set(limits.trusted_proxies)
+    if _is_set(cfg, "forwarded_allow_ips"):
+        trusted.update(_addresses(cfg.forwarded_allow_ips))
+    if cfg.proxy_protocol and cfg.proxy_protocol != "off":
+        changed["proxy_protocol"] = True
+        trusted.update(_addresses(cfg.proxy_allow_ips))
+    return replace(limits, trusted_proxies=tuple(sorted(trusted)), **changed)
+
+
+def _is_set(cfg: Any, name: str) -> bool:
+    setting = cfg.settings[name]
+    return bool(setting.get() != setting.default)
+
+
+def _addresses(value: Any) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else value
+    return [part.strip() for part in parts if part.strip()]
