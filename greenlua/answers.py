@@ -24,7 +24,10 @@ STATUS_LINES = {status: f"{status} {reason}" for status, reason in REASONS.items
 REQUEST_ID = "greenlua.request_id"  # key in the environ
 HEADS_MAX = 1024  # header blocks remembered in parsed form; past it the memory is started afresh
 
+OWN_TYPE = -1  # kind of an answer whose handler gave a Content-Type
+
 _CONTENT_TYPES = {
+    EMPTY: ("Content-Type", "text/plain; charset=utf-8"),  # wsgiref.validate wants one, also for no bytes
     JSON: ("Content-Type", "application/json"),
     TEXT: ("Content-Type", "text/plain; charset=utf-8"),
     HTML: ("Content-Type", "text/html; charset=utf-8"),
@@ -49,22 +52,22 @@ def render(reply: Reply, environ: dict[str, Any], folder: Path) -> Answer:
         headers += [header for header in file_headers if header[0].lower() not in given]
         headers.append(("X-Request-ID", environ[REQUEST_ID]))
         return status, headers, blocks
-    content_type = _CONTENT_TYPES.get(kind)
-    if content_type is not None:
-        headers.append(content_type)
     if reply.status != 204 and reply.status != 304:
+        content_type = _CONTENT_TYPES.get(kind)
+        if content_type is not None:
+            headers.append(content_type)
         headers.append(("Content-Length", str(len(body))))
     headers.append(("X-Request-ID", environ[REQUEST_ID]))
     return status, headers, [body] if body and environ["REQUEST_METHOD"] != "HEAD" else []
 
 
 def _parse_head(head: bytes) -> tuple[int, Headers]:
-    """The kind (EMPTY where a Content-Type is given) and the headers of a block from lua/response.lua."""
+    """The kind (OWN_TYPE where a Content-Type is given) and the headers of a block from lua/response.lua."""
     kind = head[0] - ord("0")
     parts = head[1:].decode("latin-1").split("\0")
     headers = list(zip(parts[0:-1:2], parts[1:-1:2], strict=True))
     if kind != FILE and any(name.lower() == "content-type" for name, _ in headers):
-        kind = EMPTY
+        kind = OWN_TYPE
     if len(head) <= 1024:
         if len(_heads) >= HEADS_MAX:
             _heads.clear()

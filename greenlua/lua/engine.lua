@@ -82,12 +82,14 @@ end
 -- The frames of user code only: the prelude's own, and what stands behind the last of the user's, say nothing to the one
 -- who reads. Empty when there is none.
 local function trim(trace)
-  local lines, n, last = {}, 0, 0
+  local lines, n, last, skipped = {}, 0, 0, false
   for line in gmatch(trace, "[^\n]+") do
-    if not find(line, OURS, 1, true) then
+    local tail_calls = find(line, "^%s*%(%.%.%.")
+    skipped = find(line, OURS, 1, true) or skipped and tail_calls
+    if not skipped then
       n = n + 1
       lines[n] = line
-      if n > 1 and not find(line, "^%s*%[C%]") and not find(line, "^%s*%(%.%.%.") then last = n end
+      if n > 1 and not tail_calls and not find(line, "^%s*%[C%]") then last = n end
     end
   end
   return concat(lines, "\n", 1, last)

@@ -72,7 +72,7 @@ local function check_value(name, value)
   elseif kind ~= "string" then
     raise("the header %s is a %s, not a string", name, kind)
   end
-  if find(value, "[%z\1-\8\10-\31\127]") then raise("the header %s has a control character in its value", name) end
+  if find(value, "%c") then raise("the header %s has a control character in its value", name) end
   return value
 end
 
@@ -235,7 +235,7 @@ local public = {
         if not wanted then
           raise("response.file has no option %s; it has content_type, download, headers, status", tostring(key))
         end
-        if type(value) ~= wanted then raise("the option %s is a %s, not a %s", key, wanted, type(value)) end
+        if type(value) ~= wanted then raise("the option %s must be a %s, not a %s", key, wanted, type(value)) end
       end
       for name, value in next, options.headers or {} do headers[name] = value end
       if options.content_type then headers["Content-Type"] = options.content_type end

@@ -254,7 +254,7 @@ local function app(options)
     if not wanted then
       wrong("greenlua.app has no option %s; %s", tostring(name), hint(name, APP_OPTION_NAMES, "the options"))
     end
-    if type(value) ~= wanted then wrong("the option %s of greenlua.app is a %s, not a %s", name, wanted, type(value)) end
+    if type(value) ~= wanted then wrong("the option %s of greenlua.app must be a %s, not a %s", name, wanted, type(value)) end
   end
   declared = new_scope(false, "", {})
   declared.place = place()
