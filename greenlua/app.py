@@ -25,6 +25,7 @@ from greenlua.channel import Channel
 from greenlua.dispatcher import Dispatcher
 from greenlua.errors import ClientError, ConfigurationError, GreenluaError, ServerError
 from greenlua.fields import Fields, RequestIds, now
+from greenlua.http.limits import Limits
 from greenlua.resource import LuaResource, Responder
 from greenlua.router import Router
 from greenlua.routes import RouteTable
@@ -185,6 +186,23 @@ class LuaApp:
         serving.pool.stop()
         self._serving = None
         return drained
+
+    @property
+    def http_limits(self) -> Limits:
+        """What the HTTP front bounds, from the settings; its gunicorn worker looks here too."""
+        settings = self.settings
+        return Limits(
+            max_target=settings.max_target,
+            max_header=settings.max_header,
+            max_header_count=settings.max_header_count,
+            max_body=settings.max_body,
+            header_timeout=settings.header_timeout,
+            body_timeout=settings.body_timeout,
+            keepalive_timeout=settings.keepalive_timeout,
+            drain_timeout=settings.drain_timeout,
+            trusted_proxies=settings.trusted_proxies,
+            proxy_protocol=settings.proxy_protocol,
+        )
 
     @property
     def table(self) -> RouteTable:

@@ -7,7 +7,8 @@ What is wrong with the app or a setting is one message on stderr and exit status
 from __future__ import annotations
 
 import logging
-import signal
+import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -44,35 +45,79 @@ def main() -> None:
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 picks a free one."
 )
+@click.option("--bind", metavar="unix:PATH", help="A Unix socket to listen on, in place of host and port.")
+@click.option("--certfile", type=click.Path(exists=True, dir_okay=False), help="TLS: the certificate chain, PEM.")
+@click.option("--keyfile", type=click.Path(exists=True, dir_okay=False), help="TLS: its key, if not in the same file.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    envvar="WEB_CONCURRENCY",
+    type=click.IntRange(1, 1024),
+    help="Processes, under gunicorn when more than 1; each has a Lua VM of its own.",
+)
+@click.option(
+    "--server",
+    default="front",
+    show_default=True,
+    type=click.Choice(["front", "pywsgi"]),
+    help="greenlua's HTTP front, or gevent's own server.",
+)
+@click.option(
+    "--access-log",
+    default="common",
+    show_default=True,
+    type=click.Choice(["common", "combined", "json"]),
+    help="Form of the access log on stdout.",
+)
+@click.option("--quiet", is_flag=True, help="No access log.")
 @click.option("--dev", is_flag=True, help="Development: show failures to the client, report stray globals.")
 @SET
-def run(app: str, host: str, port: int, dev: bool, pairs: tuple[str, ...]) -> None:
+def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tuple[str, ...], **options: Any) -> None:
     """Serve APP.LUA until Ctrl-C or SIGTERM; then finish the requests inside and exit."""
+    settings = _settings(pairs, dev)
+    access_log = None if quiet else options["access_log"]
+    if workers > 1 and server == "pywsgi":
+        raise _Wrong("--workers goes with the HTTP front only: leave --server pywsgi out")
+    if workers > 1:
+        _check_elsewhere(app, pairs)
     from gevent import monkey
 
     monkey.patch_all()
-    from gevent.event import Event
+    from greenlua.run import LOG_FORMAT, Listener, run_here, run_workers
 
-    from greenlua.server import Server
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    lua_app = _load(app, pairs, dev)
-    server = Server((host, port), lua_app)
+    listener = Listener(
+        options["host"], options["port"], _unix(options["bind"]), options["certfile"], options["keyfile"]
+    )
+    if listener.unix is not None and server == "pywsgi":
+        raise _Wrong("--bind goes with the HTTP front only: leave --server pywsgi out")
+    if workers > 1:
+        run_workers(app, settings, listener, workers, access_log)
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
+    lua_app = _load(app, settings)
     try:
-        server.start()
+        run_here(lua_app, listener, server == "pywsgi", access_log)
     except OSError as error:
-        raise _Wrong(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(f"greenlua: serving {app} on http://{shown}:{server.server_port} (Ctrl-C stops)")
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-    timeout = lua_app.settings.drain_timeout
-    drained = server.drain(timeout)
-    lua_app.stop(0.1 if drained else 0)
-    if not drained:
-        click.echo(f"greenlua: stopped with requests unanswered after {timeout:g} seconds", err=True)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise _Wrong(f"cannot listen on {listener.where}: {reason}") from None
+
+
+def _unix(bind: str | None) -> str | None:
+    if bind is None:
+        return None
+    if not bind.startswith("unix:") or bind == "unix:":
+        raise _Wrong(f"--bind takes unix:PATH, not {bind!r}; for TCP give --host and --port")
+    return bind.removeprefix("unix:")
+
+
+def _check_elsewhere(app: str, pairs: tuple[str, ...]) -> None:
+    """Loads the app in a process of its own: the one that forks the workers must stay without a VM."""
+    arguments = [word for pair in pairs for word in ("--set", pair)]
+    result = subprocess.run(
+        [sys.executable, "-m", "greenlua", "check", app, *arguments], stdout=subprocess.DEVNULL, check=False
+    )
+    if result.returncode:
+        sys.exit(result.returncode)
 
 
 @main.command()
@@ -80,7 +125,7 @@ def run(app: str, host: str, port: int, dev: bool, pairs: tuple[str, ...]) -> No
 @SET
 def check(app: str, pairs: tuple[str, ...]) -> None:
     """Load APP.LUA and say whether it would serve."""
-    lua_app = _load(app, pairs)
+    lua_app = _load(app, _settings(pairs))
     routes = len(lua_app.table.routes)
     click.echo(f"{app}: ok, {routes} route{'' if routes == 1 else 's'}, Lua {lua_app.settings.lua}")
 
@@ -91,15 +136,16 @@ def check(app: str, pairs: tuple[str, ...]) -> None:
 def routes(app: str, pairs: tuple[str, ...]) -> None:
     """Print the routes of APP.LUA: methods, template, place of the handler."""
     rows = [("METHODS", "TEMPLATE", "HANDLER")]
-    rows += [(",".join(route.methods), route.template, route.handler_place) for route in _load(app, pairs).table.routes]
+    rows += [
+        (",".join(route.methods), route.template, route.handler_place)
+        for route in _load(app, _settings(pairs)).table.routes
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for row in rows:
         click.echo(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}")
 
 
-def _load(path: str, pairs: tuple[str, ...], dev: bool = False) -> LuaApp:
-    from greenlua.app import create_app
-
+def _settings(pairs: tuple[str, ...], dev: bool = False) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -108,6 +154,12 @@ def _load(path: str, pairs: tuple[str, ...], dev: bool = False) -> LuaApp:
         settings[name] = value
     if dev:
         settings["dev"] = True
+    return settings
+
+
+def _load(path: str, settings: dict[str, Any]) -> LuaApp:
+    from greenlua.app import create_app
+
     try:
         app = create_app(path, **settings)
         app.start()

@@ -100,8 +100,11 @@ def _read(stream: Any, size: int) -> bytes:
                 break
             blocks.append(block)
             size -= len(block)
-    except OSError:
-        pass  # the client hung up, or sent broken chunks: the body ended early
+    except OSError as error:
+        refusal = getattr(error, "refusal", None)
+        if refusal is not None:  # our HTTP front says what was wrong: too slow, too long, broken chunks
+            raise ClientError(refusal.status, refusal.detail) from None
+        # Otherwise the client hung up, or another server found the chunks broken: the body ended early.
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 

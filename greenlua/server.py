@@ -1,4 +1,4 @@
-"""gevent.pywsgi as greenlua's server: TCP_NODELAY on every connection, and a stop that lets requests finish.
+"""gevent.pywsgi as it is, for ``greenlua run --server pywsgi``, with what it lacks most: TCP_NODELAY and a stop that drains.
 
 Serves any WSGI app. Uses gevent.
 """
@@ -13,7 +13,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 
 class Handler(WSGIHandler):
-    """Counts the requests that are being answered, so that `Server.drain` can wait for them."""
+    """Counts the requests that are being answered, so that `StockServer.drain` can wait for them."""
 
     def handle_one_response(self) -> None:
         self.server.active += 1
@@ -25,13 +25,13 @@ class Handler(WSGIHandler):
             self.server.active -= 1
 
 
-class Server(WSGIServer):
-    """A WSGI server on ``listener``, a ``(host, port)`` pair."""
+class StockServer(WSGIServer):
+    """A WSGI server on ``listener``, a ``(host, port)`` pair; ``options`` are WSGIServer's."""
 
     handler_class = Handler
 
     def __init__(self, listener: Any, application: Any, **options: Any) -> None:
-        super().__init__(listener, application, log=None, **options)
+        super().__init__(listener, application, **options)
         self.active = 0
         self.draining = False
 

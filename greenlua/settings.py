@@ -9,6 +9,7 @@ Building Settings does no work: no file is opened and no name resolved by the cl
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -45,6 +46,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body: Annotated[
         int, Meta(ge=0, le=2**30, description="the largest request body; a larger one is answered 413")
     ] = 1048576
+    max_header: Annotated[
+        int,
+        Meta(ge=256, le=2**20, description="all header lines of a request together; more is answered 431 (HTTP front)"),
+    ] = 32768
+    max_header_count: Annotated[
+        int, Meta(ge=1, le=10000, description="header lines of a request; more is answered 431 (HTTP front)")
+    ] = 100
+    max_target: Annotated[
+        int, Meta(ge=16, le=65536, description="the longest request target; a longer one is answered 414 (HTTP front)")
+    ] = 8192
+    header_timeout: Annotated[
+        Seconds, Meta(description="how long the head of a request may take as a whole; then 408 (HTTP front)")
+    ] = 10.0
+    body_timeout: Annotated[
+        Seconds,
+        Meta(
+            description="credit for waiting on a request's body; received bytes earn it back at 500 a second; then 408"
+            " (HTTP front)"
+        ),
+    ] = 30.0
+    keepalive_timeout: Annotated[
+        Seconds,
+        Meta(description="how long a connection may be idle between two requests; then it is closed (HTTP front)"),
+    ] = 75.0
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="addresses and networks of proxies whose `Forwarded`, `X-Forwarded-*` and PROXY lines count; `unix`"
+            " is a peer on a Unix socket, `*` is anybody; as text, separated by commas (HTTP front)"
+        ),
+    ] = ()
+    proxy_protocol: Annotated[
+        bool, Meta(description="connections of `trusted_proxies` begin with a PROXY line, version 1 or 2 (HTTP front)")
+    ] = False
     drain_timeout: Annotated[Seconds, Meta(description="how long a stopping server waits for the requests inside")] = (
         30.0
     )
@@ -113,13 +148,27 @@ def _convert(name: str, value: Any, where: str) -> Any:
         hint = f"did you mean {near[0]}?" if near else "the settings are " + ", ".join(NAMES)
         raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
     try:
+        if name == "trusted_proxies":
+            return _networks(value)
         return msgspec.convert(value, _TYPES[name], strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{where}: {name} cannot be {value!r}: {_reason(name, str(error))}") from None
 
 
+def _networks(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    entries = tuple(entry.strip() for entry in msgspec.convert(parts, tuple[str, ...]) if entry.strip())
+    for entry in entries:
+        if entry not in ("unix", "*"):
+            try:
+                ipaddress.ip_network(entry, strict=False)
+            except ValueError as error:
+                raise msgspec.ValidationError(str(error)) from None
+    return entries
+
+
 def _reason(name: str, message: str) -> str:
-    choices = get_args(get_args(_TYPES[name])[0])
+    choices = get_args(get_args(_TYPES[name])[0]) if name != "trusted_proxies" else ()
     if choices:
         return "it is one of " + ", ".join(choices)
     for word, meaning in (

@@ -26,9 +26,17 @@ def _gunicorn(*options: str) -> Any:
     return lambda path: [*_GUNICORN, *options, f"greenlua:create_app({str(path)!r})"]
 
 
+def _greenlua(*options: str) -> Any:
+    return lambda path: [sys.executable, "-m", "greenlua", "run", str(path), "--port", "0", *options]
+
+
 # name -> how to run a Lua file on it
 WAYS = {
-    "greenlua-run": lambda path: [sys.executable, "-m", "greenlua", "run", str(path), "--port", "0"],
+    "greenlua-run": _greenlua(),
+    "greenlua-run-2-workers": _greenlua("--workers", "2"),
+    "greenlua-run-pywsgi": _greenlua("--server", "pywsgi"),
+    "gunicorn-worker": _gunicorn("-k", "greenlua.http.gunicorn.Worker"),
+    "gunicorn-worker-preload": _gunicorn("-k", "greenlua.http.gunicorn.Worker", "--preload", "--workers", "2"),
     "pywsgi": _script("pywsgi"),
     "flask": _script("flask"),
     "gunicorn": _gunicorn(),

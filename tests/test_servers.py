@@ -20,7 +20,7 @@ LIMITS = {"request_timeout": 1.5, "max_body": 100_000}
 @pytest.fixture(scope="module", params=list(WAYS))
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with running(request.param, **LIMITS) as site:
-        site.one_process = "2-workers" not in request.param
+        site.one_process = "2-workers" not in request.param and request.param != "gunicorn-worker-preload"
         yield site
 
 

@@ -1,0 +1,146 @@
+"""``greenlua run``: one process with the HTTP front (or gevent's own server), or several under gunicorn.
+
+Rules: the app is loaded before anything listens, so that a broken one is noticed at once; the address is announced when
+requests are taken; SIGINT and SIGTERM stop accepting, let the requests inside finish, and end with 0.
+Uses app, http, server; gunicorn when there are workers. Called by cli.py alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Any, NamedTuple
+
+import click
+from gevent.event import Event
+
+from greenlua.app import LuaApp, create_app
+from greenlua.errors import ConfigurationError
+from greenlua.http import Server
+from greenlua.http.access import Format
+from greenlua.server import StockServer
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Listener(NamedTuple):
+    """Where and how to listen: ``unix`` is the path of a socket and goes before host and port."""
+
+    host: str
+    port: int
+    unix: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+
+    @property
+    def address(self) -> Any:
+        return f"unix:{self.unix}" if self.unix is not None else (self.host, self.port)
+
+    @property
+    def where(self) -> str:
+        return f"unix:{self.unix}" if self.unix is not None else f"{self.host}:{self.port}"
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        return {"certfile": self.certfile, "keyfile": self.keyfile or self.certfile} if self.certfile else {}
+
+    def url(self, port: int) -> str:
+        """What is announced; ``port`` is the one that was picked."""
+        if self.unix is not None:
+            return f"unix:{self.unix}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.certfile else 'http'}://{host}:{port}"
+
+
+def announce(path: str, url: str) -> None:
+    click.echo(f"greenlua: serving {path} on {url} (Ctrl-C stops)")
+
+
+def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | None) -> None:
+    """Serves from this process until a signal comes.
+
+    Raises:
+        OSError: it cannot listen there, or the certificate cannot be read.
+    """
+    server: Any
+    if stock:
+        server = StockServer(listener.address, app, log=sys.stdout if access_log else None, **listener.tls)
+    else:
+        server = Server(
+            listener.address,
+            app,
+            limits=app.http_limits,
+            access_log=access_log,
+            log=sys.stdout,
+            log_exception=_log_exception,
+            **listener.tls,
+        )
+    server.start()
+    announce(str(app.path), listener.url(server.address[1] if listener.unix is None else 0))
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    timeout = app.settings.drain_timeout
+    drained = server.drain(timeout) if stock else server.stop(timeout)
+    app.stop(0.1 if drained else 0)
+    if not drained:
+        click.echo(f"greenlua: stopped with requests unanswered after {timeout:g} seconds", err=True)
+
+
+def _log_exception(environ: dict[str, Any]) -> None:
+    logging.getLogger("greenlua").exception("%s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
+
+
+GUNICORN_JSON = '{"time":"%(t)s","client":"%(h)s","request":"%(r)s","status":%(s)s,"bytes":"%(B)s","seconds":%(L)s}'
+
+
+def run_workers(
+    path: str, settings: dict[str, Any], listener: Listener, workers: int, access_log: Format | None
+) -> None:
+    """Serves from ``workers`` processes under gunicorn, each with a VM of its own; never returns."""
+    from gunicorn.app.base import BaseApplication
+
+    log_formats = {
+        "common": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s',
+        "combined": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"',
+        "json": GUNICORN_JSON,
+    }
+    app = create_app(path, **settings)
+
+    def when_ready(server: Any) -> None:
+        announce(path, listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
+
+    def post_worker_init(worker: Any) -> None:
+        logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
+        try:
+            app.start()
+        except ConfigurationError as error:
+            worker.log.error("%s", error)
+            sys.exit(4)  # gunicorn's word for an app that failed to load: the master ends too
+
+    class Gunicorn(BaseApplication):
+        def load_config(self) -> None:
+            options: dict[str, Any] = {
+                "bind": listener.where,
+                "workers": workers,
+                "worker_class": "greenlua.http.gunicorn.Worker",
+                "worker_connections": app.settings.slots,
+                "graceful_timeout": max(1, round(app.settings.drain_timeout)),
+                "certfile": listener.certfile,
+                "keyfile": (listener.keyfile or listener.certfile) if listener.certfile else None,
+                "loglevel": "warning",
+                "accesslog": "-" if access_log else None,
+                "access_log_format": log_formats[access_log or "common"],
+                "when_ready": when_ready,
+                "post_worker_init": post_worker_init,
+            }
+            for name, value in options.items():
+                if value is not None:
+                    self.cfg.set(name, value)
+
+        def load(self) -> LuaApp:
+            return app
+
+    Gunicorn().run()
