@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,6 +81,8 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     if workers > 1 and server == "pywsgi":
         raise _Wrong("--workers goes with the HTTP front only: leave --server pywsgi out")
     if workers > 1:
+        if find_spec("gunicorn") is None:
+            raise _Wrong("--workers needs gunicorn: pip install 'greenlua[gunicorn]'")
         _check_elsewhere(app, pairs)
     from gevent import monkey
 
