@@ -78,8 +78,14 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     """Serve APP.LUA until Ctrl-C or SIGTERM; then finish the requests inside and exit."""
     settings = _settings(pairs, dev)
     access_log = None if quiet else options["access_log"]
-    if workers > 1 and server == "pywsgi":
-        raise _Wrong("--workers goes with the HTTP front only: leave --server pywsgi out")
+    if server == "pywsgi":
+        for name, given in (
+            ("--workers", workers > 1),
+            ("--bind", options["bind"] is not None),
+            ("--access-log", access_log not in (None, "common")),
+        ):
+            if given:
+                raise _Wrong(f"{name} goes with the HTTP front only: leave --server pywsgi out")
     if workers > 1:
         if find_spec("gunicorn") is None:
             raise _Wrong("--workers needs gunicorn: pip install 'greenlua[gunicorn]'")
@@ -92,8 +98,6 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     listener = Listener(
         options["host"], options["port"], _unix(options["bind"]), options["certfile"], options["keyfile"]
     )
-    if listener.unix is not None and server == "pywsgi":
-        raise _Wrong("--bind goes with the HTTP front only: leave --server pywsgi out")
     if workers > 1:
         run_workers(app, settings, listener, workers, access_log)
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
