@@ -4,10 +4,10 @@
 local prelude = ...
 
 local error, next, setmetatable, type = error, next, setmetatable, type
-local create, resume, running, yield, status =
-  coroutine.create, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
+local create, isyieldable, resume, running, yield, status =
+  coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
 local raise = prelude.errors.raise
-local OPERATION = prelude.engine.OPERATION
+local OPERATION, cannot_wait = prelude.engine.OPERATION, prelude.engine.cannot_wait
 
 -- Coroutines that user code made; WAITS while one waits for an operation. Only these, and only while they do not wait, may be
 -- resumed or closed by user code: whoever resumed the coroutine of a request would get what the engine is owed.
@@ -29,6 +29,7 @@ end
 function pump(co, ok, tag, ...)
   depth = depth - 1
   if ok and tag == OPERATION then
+    if not isyieldable() then return pass_in(co, false, cannot_wait((...))) end
     made[co] = WAITS
     return pass_in(co, yield(OPERATION, ...))
   end

@@ -190,7 +190,7 @@ local function load_app(source, where, globals)
   if not ok then
     result = engine.ensure_caught(result)
     if engine.is_caught(result) then return nil, result.message, result.traceback end
-    return nil, "a response was thrown while the app loaded", ""
+    return nil, where .. ": a response was thrown while the app loaded; only a handler can answer", ""
   end
   local count, title, version = routes.seal(result)
   if not count then return nil, where .. ": " .. title, "" end
