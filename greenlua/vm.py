@@ -22,6 +22,7 @@ MODULES = {"5.4": "lupa.lua54", "5.5": "lupa.lua55", "5.3": "lupa.lua53", "luaji
 # Each file may use those before it.
 PRELUDE = (
     "errors",
+    "luajit",
     "values",
     "json_encode",
     "json_decode",

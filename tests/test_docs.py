@@ -283,6 +283,8 @@ def takes(kind: Any, metas: list[msgspec.Meta]) -> str:
         return ", ".join(f"`{choice}`" for choice in get_args(kind))
     if kind is bool:
         return "`true`, `false`"
+    if kind == tuple[str, ...]:
+        return "list of texts"
     bounds = {
         name: value for meta in metas for name in ("gt", "ge", "le") if (value := getattr(meta, name)) is not None
     }
@@ -325,8 +327,8 @@ def test_layer_table_names_every_file() -> None:
 
 def test_every_status_of_ours_is_explained() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
-    sources = "".join(file.read_text() for file in (*ROOT.glob("greenlua/*.py"), *LUA.glob("*.lua")))
-    used = {int(status) for status in re.findall(r"(?:ClientError|refuse|Failure)\((\d{3})\b", sources)}
+    sources = "".join(file.read_text() for file in (*ROOT.glob("greenlua/**/*.py"), *LUA.glob("*.lua")))
+    used = {int(status) for status in re.findall(r"(?:ClientError|refuse|Failure|Refusal)\((\d{3})\b", sources)}
     used |= {error.status for error in ERRORS}
     shown = {int(status) for status in re.findall(r"^\| (\d{3}) \|", page, re.MULTILINE)}
     assert len(used) > 5

@@ -4,26 +4,32 @@
 local prelude = ...
 
 local error, next, setmetatable, type = error, next, setmetatable, type
-local create, resume, running, yield, status =
-  coroutine.create, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
+local create, isyieldable, resume, running, yield, status =
+  coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
 local raise = prelude.errors.raise
-local OPERATION = prelude.engine.OPERATION
+local OPERATION, cannot_wait = prelude.engine.OPERATION, prelude.engine.cannot_wait
 
 -- Coroutines that user code made; WAITS while one waits for an operation. Only these, and only while they do not wait, may be
 -- resumed or closed by user code: whoever resumed the coroutine of a request would get what the engine is owed.
 local OURS, WAITS = true, false
+local DEPTH_MAX = 190 -- coroutines resumed inside one another; LuaJIT does not look whether the C stack has room for more
 local made = setmetatable({}, { __mode = "k" })
+
+local depth = 0 -- resumes under way; each ends in pump
 
 -- Passes an operation of an inner coroutine on to the engine, and the answer back in.
 local pump
 
 local function pass_in(co, ...)
   made[co] = OURS
+  depth = depth + 1
   return pump(co, resume(co, ...))
 end
 
 function pump(co, ok, tag, ...)
+  depth = depth - 1
   if ok and tag == OPERATION then
+    if not isyieldable() then return pass_in(co, false, cannot_wait((...))) end
     made[co] = WAITS
     return pass_in(co, yield(OPERATION, ...))
   end
@@ -32,6 +38,7 @@ end
 
 local function check_thread(co, name)
   if type(co) ~= "thread" then raise("coroutine.%s takes a coroutine, not a %s", name, type(co)) end
+  if depth >= DEPTH_MAX then return "C stack overflow: coroutines inside one another" end
   if made[co] then return nil end
   if made[co] == WAITS then return "cannot " .. name .. " a coroutine that waits for an operation" end
   return "cannot " .. name .. " the coroutine of a request"
@@ -50,6 +57,7 @@ end
 function coroutines.resume(co, ...)
   local why = check_thread(co, "resume")
   if why then return false, why end
+  depth = depth + 1
   return pump(co, resume(co, ...))
 end
 
@@ -78,6 +86,7 @@ function coroutines.wrap(f)
   return function(...)
     local why = check_thread(co, "resume")
     if why then raise(why) end
+    depth = depth + 1
     return unwrap(co, pump(co, resume(co, ...)))
   end
 end

@@ -231,12 +231,14 @@ end
 
 -- ---------------------------------------------------------------- operations
 
+local function cannot_wait(name)
+  return name .. " cannot wait here: Lua cannot pause while it loads the app, nor inside table.sort, gsub and other C functions"
+end
+
 -- Asks Python for something that may take time, and parks the coroutine until it is there.
 -- Raises what went wrong, at the place of the user code that asked.
 local function perform(name, argument)
-  if isyieldable and not isyieldable() then
-    raise("%s cannot wait here: Lua cannot pause while it loads the app, nor inside table.sort, gsub and other C functions", name)
-  end
+  if not isyieldable() then raise(cannot_wait(name)) end
   local ok, value = yield(OPERATION, name, argument)
   if not ok then raise(value) end
   return value
@@ -257,6 +259,7 @@ end
 
 return {
   OPERATION = OPERATION,
+  cannot_wait = cannot_wait,
   catch = catch,
   ensure_caught = ensure_caught,
   define = function(number, run, template, place)

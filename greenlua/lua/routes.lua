@@ -7,7 +7,7 @@ local prelude, host = ...
 
 local concat, format, ipairs, next, select, setmetatable, sort, sub, tostring, type, xpcall =
   table.concat, string.format, ipairs, next, select, setmetatable, table.sort, string.sub, tostring, type, xpcall
-local find, upper = string.find, string.upper
+local find, gsub, upper = string.find, string.gsub, string.upper
 local getinfo = debug.getinfo
 local engine, response = prelude.engine, prelude.response
 local nearest, place, wrong = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
@@ -147,8 +147,12 @@ end
 local function check_template(template, what)
   if type(template) ~= "string" then wrong("the template of %s must be a string, not a %s", what, type(template)) end
   if sub(template, 1, 1) ~= "/" then wrong('the template "%s" must begin with /', template) end
-  if find(template, "%s") then wrong('the template "%s" has white space in it', template) end
-  if find(template, "?", 1, true) then
+  local literal = gsub(template, "{[^{}]*}", "{}") -- Falcon judges what stands inside the fields
+  if find(literal, "%s") then wrong('the template "%s" has white space in it', template) end
+  if find(gsub(literal, "{}", ""), "[{}]") then
+    wrong('the template "%s" has a brace without its partner; a field is written {name} or {name:int}', template)
+  end
+  if find(literal, "?", 1, true) then
     wrong('the template "%s" has a ? in it: a template is for the path; the handler finds the query in ctx.query', template)
   end
   return template

@@ -1,5 +1,5 @@
 -- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed.
--- Uses errors, json, response, engine, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
+-- Uses errors, luajit, json, response, engine, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
 
 local prelude, host = ...
 
@@ -74,19 +74,10 @@ function env.getmetatable(value)
   return getmetatable_raw(value)
 end
 
--- LuaJIT does not know __pairs, which ctx.headers and the libraries here need.
-local pairs_raw = pairs
-local knows_pairs = false
-pairs(setmetatable({}, { __pairs = function() knows_pairs = true end }))
-if not knows_pairs then
-  function env.pairs(t)
-    local meta = type(t) == "table" and prelude.getmetatable(t)
-    if meta and meta.__pairs then return meta.__pairs(t) end
-    return pairs_raw(t)
-  end
-end
+env.pairs = prelude.luajit.pairs or pairs
 env._G = env
 env._VERSION = _VERSION
+string.gsub = prelude.luajit.gsub or string.gsub
 env.string = copy(string, { "dump" })
 env.table = copy(table)
 env.math = copy(math)
@@ -199,7 +190,7 @@ local function load_app(source, where, globals)
   if not ok then
     result = engine.ensure_caught(result)
     if engine.is_caught(result) then return nil, result.message, result.traceback end
-    return nil, "a response was thrown while the app loaded", ""
+    return nil, where .. ": a response was thrown while the app loaded; only a handler can answer", ""
   end
   local count, title, version = routes.seal(result)
   if not count then return nil, where .. ": " .. title, "" end
