@@ -102,7 +102,7 @@ MISTAKES = {
     "sleep(1)": "app.lua:2: sleep cannot wait here: Lua cannot pause while it loads the app",
     "coroutine.wrap(function() sleep(0) end)()": "app.lua:2: sleep cannot wait here: Lua cannot pause while it loads the app",
     "coroutine.yield()": "app.lua:2: attempt to yield from outside a coroutine",
-    "\27Lua": "app.lua:2: ",
+    "\x1bLua": "app.lua:2: ",
 }
 
 
@@ -130,7 +130,7 @@ PROGRAMS = {
     "local app = greenlua.App {} return app": "app.lua:1: attempt to call",
     "greenlua.app = 5": "app.lua:1: greenlua cannot be changed",
     "#!/usr/bin/env greenlua\nerror('x')": "app.lua:2: x",
-    "\27LuaQ": "",
+    "\x1bLuaQ": "app.lua: attempt to load ",
 }
 
 

@@ -5,7 +5,7 @@ local prelude, host = ...
 
 local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
   error, string.format, next, pcall, rawset, select, setmetatable, tostring, type
-local concat, load_raw = table.concat, load
+local concat, find, load_raw = table.concat, string.find, load
 local place, raise = prelude.errors.place, prelude.errors.raise
 local engine, routes = prelude.engine, prelude.routes
 local json = {
@@ -128,6 +128,13 @@ for _, name in next, { "response", "json", "log", "sleep", "now", "env" } do env
 
 -- ---------------------------------------------------------------- require
 
+-- A function of the source, or nil and a sentence that begins with the file's name. Text only: bytecode can do anything.
+local function compile(source, where)
+  local chunk, why = load_raw(source, "@" .. where, "t", env)
+  if not chunk and not find(why, where, 1, true) then why = where .. ": " .. why end
+  return chunk, why
+end
+
 local loaded = {}
 for name in next, public do
   if name ~= "app" then loaded["greenlua." .. name] = public[name] end
@@ -145,7 +152,7 @@ function env.require(name)
   end
   local source, where = host.read_module(name)
   if not source then raise(where) end
-  local chunk, why = load_raw(source, "@" .. where, "t", env)
+  local chunk, why = compile(source, where)
   if not chunk then error(why, 0) end
   loaded[name] = LOADING
   local ok, result = xpcall(chunk, engine.catch, name)
@@ -183,7 +190,7 @@ end
 
 -- Loads and runs the app's file. Gives what routes.seal gives, or nil, a message and a traceback.
 local function load_app(source, where, globals)
-  local chunk, why = load_raw(source, "@" .. where, "t", env)
+  local chunk, why = compile(source, where)
   if not chunk then return nil, why, "" end
   watch(globals)
   local ok, result = xpcall(chunk, engine.catch)

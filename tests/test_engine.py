@@ -1,0 +1,269 @@
+"""The engine without a server: start, resume, take and cancel of a VM, its pool of coroutines, and what failures become."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenlua.messages import EVENT_FAILURE, EVENT_LOG, EVENT_OPERATION, EVENT_WIDTH, TEXT
+from greenlua.vm import VM
+
+Write = Callable[..., Path]
+
+HOST: dict[str, Callable[..., Any]] = {
+    "fetch": lambda index, generation, name: b"%d.%d" % (index, generation),
+    "fetch_header": lambda index, generation, name: False,
+    "now": lambda: 0.0,
+}
+
+
+def load(write: Write, lua: str, *codes: str, head: str = "") -> VM:
+    """A VM whose handlers 1, 2... are the given codes, each on a line of its own: handler n stands in line n + 1."""
+    routes = "\n".join(f'app:get("/{n}", function(ctx) {code} end)' for n, code in enumerate(codes, 1))
+    vm = VM(lua, HOST)
+    vm.load(write(f"{head} local app = greenlua.app {{}}\n{routes}\nreturn app"))
+    return vm
+
+
+def events(vm: VM) -> list[tuple[Any, ...]]:
+    flat = vm.take()
+    if flat is None:
+        return []
+    return [tuple(flat[at : at + EVENT_WIDTH]) for at in range(0, len(flat), EVENT_WIDTH)]
+
+
+def logged(vm: VM) -> list[bytes]:
+    return [event[4] for event in events(vm) if event[0] == EVENT_LOG]
+
+
+# ---------------------------------------------------------------- start, resume, cancel
+
+
+def test_a_handler_that_answers_gives_status_head_and_body(write: Write, lua: str) -> None:
+    vm = load(write, lua, 'return "a"', 'return 201, "b", { ["X-A"] = "c" }', "return ctx.method")
+    assert vm.start(0, 1, 1) == (200, TEXT, b"a")
+    assert vm.start(0, 2, 2) == (201, b"2X-A\0c\0", b"b")
+    assert vm.start(3, 9, 3) == (200, TEXT, b"3.9")
+    assert vm.take() is None
+
+
+def test_a_handler_that_waits_gives_nothing_and_stands_in_the_outbox(write: Write, lua: str) -> None:
+    vm = load(write, lua, 'sleep(0.5) sleep(2) return "rested"')
+    assert vm.start(4, 7, 1) is None
+    assert events(vm) == [(EVENT_OPERATION, 4, 7, 1, b"sleep", 0.5)]
+    assert events(vm) == []
+    assert vm.resume(1, True, None) is None
+    assert events(vm) == [(EVENT_OPERATION, 4, 7, 2, b"sleep", 2)]
+    assert vm.resume(1, True, None) is None  # an operation ends once
+    assert vm.resume(2, True, None) == (200, TEXT, b"rested")
+    assert vm.resume(2, True, None) is None
+    assert vm.resume(99, True, None) is None
+
+
+def test_a_failed_operation_raises_where_it_was_asked_for(write: Write, lua: str) -> None:
+    vm = load(write, lua, "sleep(1)", "local ok, why = pcall(sleep, 1) return tostring(ok) .. why")
+    vm.start(0, 1, 1)
+    status, message, traceback = vm.resume(1, False, b"it broke")
+    assert (status, message) == (False, b"app.lua:2: it broke")
+    assert b"app.lua:2" in traceback
+    vm.start(0, 2, 2)
+    assert vm.resume(2, False, b"it broke")[2].startswith(b"false")
+
+
+@pytest.mark.parametrize("argument", ["-1", "0/0", "1/0", "'x'", "nil", "{}"])
+def test_sleep_takes_a_finite_number_that_is_not_negative(write: Write, lua: str, argument: str) -> None:
+    vm = load(write, lua, f"sleep({argument})")
+    assert vm.start(0, 1, 1)[1] == b"app.lua:2: sleep takes a number of seconds, 0 or more"
+    assert events(vm) == []
+
+
+def test_many_requests_wait_at_once_and_each_gets_its_own(write: Write, lua: str) -> None:
+    vm = load(write, lua, "local mine = ctx.method sleep(0) sleep(0) return mine")
+    for index in range(100):
+        assert vm.start(index, index + 1000, 1) is None
+    order = [event[1:4] for event in events(vm)]
+    assert order == [(index, index + 1000, index + 1) for index in range(100)]
+    assert vm.statistics()["parked"] == 100
+    for index, _, operation in reversed(order):
+        assert vm.resume(operation, True, None) is None
+        [(_, again, generation, number, _, _)] = events(vm)
+        assert (again, generation) == (index, index + 1000)
+        if index % 2:
+            assert vm.resume(number, True, None) == (200, TEXT, b"%d.%d" % (index, generation))
+        else:
+            assert vm.cancel(index, generation) == number
+    assert vm.statistics()["parked"] == 0
+
+
+def test_cancel_closes_a_waiting_handler_and_names_its_operation(write: Write, lua: str) -> None:
+    vm = load(write, lua, 'pcall(sleep, 1) log.info("must not run") return "late"')
+    vm.start(2, 5, 1)
+    vm.take()
+    assert vm.cancel(2, 4) is None  # another generation
+    assert vm.cancel(1, 5) is None  # another slot
+    assert vm.cancel(2, 5) == 1
+    assert vm.cancel(2, 5) is None
+    assert vm.resume(1, True, None) is None
+    assert events(vm) == []
+    assert vm.statistics() | {"memory": 0} == {"memory": 0, "parked": 0, "idle": 0, "operations": 1}
+
+
+CLOSE = "local guard <close> = setmetatable({}, { __close = function() %s end })"
+
+
+@pytest.mark.parametrize("lua", ["5.4", "5.5"])
+@pytest.mark.parametrize(
+    ("code", "drive"),
+    [
+        ("sleep(1)", lambda vm: vm.cancel(0, 1)),
+        ("error('x')", lambda vm: None),
+        ("error(response.error(404))", lambda vm: None),
+        ("return 'x'", lambda vm: None),
+        ("sleep(1) error('x')", lambda vm: vm.resume(1, True, None)),
+        ("coroutine.wrap(function() GUARD; error('x') end)()", lambda vm: None),
+    ],
+)
+def test_close_values_are_closed_however_a_handler_ends(
+    write: Write, lua: str, code: str, drive: Callable[[VM], Any]
+) -> None:
+    guard = CLOSE % 'log.info("closed")'
+    vm = load(write, lua, code.replace("GUARD", guard) if "GUARD" in code else f"{guard}; {code}")
+    vm.start(0, 1, 1)
+    drive(vm)
+    assert logged(vm) == [b"closed"]
+
+
+@pytest.mark.parametrize("lua", ["5.4", "5.5"])
+def test_a_close_value_that_fails_on_cancel_is_reported(write: Write, lua: str) -> None:
+    vm = load(write, lua, CLOSE % 'error("in close")' + " sleep(1)", CLOSE % "sleep(1)" + " sleep(1)")
+    for number, sentence in ((1, b"app.lua:2: in close"), (2, b"sleep cannot wait here")):
+        vm.start(0, number, number)
+        vm.take()
+        vm.cancel(0, number)
+        [(kind, index, generation, message, traceback, _)] = events(vm)
+        assert (kind, index, generation) == (EVENT_FAILURE, 0, number)
+        assert sentence in message
+        assert b"after the request had ended" in traceback
+
+
+# ---------------------------------------------------------------- the pool of coroutines
+
+
+def test_a_coroutine_that_answered_is_used_again(write: Write, lua: str) -> None:
+    vm = load(write, lua, "return tostring(coroutine.running())")
+    names = {vm.start(0, generation, 1)[2] for generation in range(1, 50)}
+    assert len(names) == 1
+    assert vm.statistics()["idle"] == 1
+
+
+def test_a_coroutine_that_failed_is_not_used_again(write: Write, lua: str) -> None:
+    vm = load(write, lua, "error('x')", "return 'fine'", "error(response.error(404))", "coroutine.yield()")
+    for generation in range(1, 40):
+        number = (1, 2, 3, 2, 4, 2)[generation % 6]
+        status = vm.start(0, generation, number)[0]
+        assert status == {1: False, 2: 200, 3: 404, 4: False}[number]
+    assert vm.statistics()["idle"] == 1
+    assert vm.statistics()["parked"] == 0
+
+
+def test_an_idle_coroutine_keeps_nothing_of_its_last_request(write: Write, lua: str) -> None:
+    head = "seen = setmetatable({}, { __mode = 'k' })"
+    waits = "local mine = {} seen[mine], seen[ctx] = true, true ctx.state.mine = mine sleep(0) return { mine }"
+    count = "local n = 0 for _ in pairs(seen) do n = n + 1 end return tostring(n)"
+    vm = load(write, lua, waits, count, head=head)
+    for index in range(20):
+        vm.start(index, 1, 1)
+    for _, _, _, operation, _, _ in events(vm):
+        assert vm.resume(operation, True, None)[0] == 200
+    assert vm.statistics()["idle"] == 20
+    vm._runtime.gccollect()
+    assert vm.start(0, 2, 2)[2] == b"0"
+
+
+# ---------------------------------------------------------------- failures
+
+FAILURES = [
+    ("error('words')", rb"app\.lua:2: words"),
+    ("error('words', 0)", rb"words"),
+    ("error(42, 0)", rb"42"),
+    ("error()", rb"nil|<no error object>"),
+    ("error({})", rb"an error object that is a table"),
+    ("error({ code = 1 })", rb"an error object that is a table"),
+    ("error(setmetatable({}, { __tostring = function() return 'told' end }))", rb"told"),
+    ("error(setmetatable({}, { __tostring = function() error('no') end }))", rb"an error object that cannot be shown"),
+    ("error(print)", rb"function: .*"),
+    ("error(true)", rb"true"),
+    ("error('nul \\0 and \\255')", rb"app\.lua:2: nul \0 and \xff"),
+    ("local x = nil; local y = x.y", rb"app\.lua:2: attempt to index .*"),
+    ("undefined()", rb"app\.lua:2: attempt to call .*"),
+    ("local x = {} < {}", rb"app\.lua:2: attempt to compare two table values"),
+    ("assert(false)", rb"(app\.lua:2: )?assertion failed!"),
+    ("assert(nil, 'asserted')", rb"(app\.lua:2: )?asserted"),
+    ("string.rep()", rb".*bad argument #1 to 'rep'.*"),
+    ("return print", rb"a handler returned a function; .*"),
+]
+
+
+@pytest.mark.parametrize(("code", "message"), FAILURES)
+def test_a_failure_is_a_value_with_message_and_traceback(write: Write, lua: str, code: str, message: bytes) -> None:
+    vm = load(write, lua, code, "return 'fine'")
+    status, text, traceback = vm.start(0, 1, 1)
+    assert status is False
+    assert re.fullmatch(message, text, re.DOTALL), text
+    assert b"app.lua" in traceback
+    assert b"[greenlua]" not in traceback
+    assert vm.start(0, 2, 2) == (200, TEXT, b"fine")
+
+
+def test_a_traceback_has_the_frames_of_user_code_only(write: Write, lua: str) -> None:
+    head = "local function inner() local x = nil; local y = x.y; return y end local function outer() local r = inner() return r end"
+    vm = load(write, lua, "local r = outer() return r", head=head)
+    lines = vm.start(0, 1, 1)[2].decode().split("\n")
+    assert lines[0] == "stack traceback:"
+    assert [re.match(r"\s*(app\.lua):", line) is not None for line in lines[1:]] == [True] * 3, lines
+
+
+def test_what_a_handler_returned_is_blamed_on_the_handlers_place(write: Write, lua: str) -> None:
+    vm = load(write, lua, "return 'x'", "return { f = print }")
+    assert vm.start(0, 1, 2)[1:] == (
+        b"the answer cannot be JSON: $.f is a function, which JSON cannot say",
+        b"in the handler at app.lua:3",
+    )
+
+
+# ---------------------------------------------------------------- the log
+
+
+def test_log_lines_carry_level_text_fields_and_their_request(write: Write, lua: str) -> None:
+    code = """
+log.debug("a") log.info("b", { n = 1 }) log.warn("c", "text") log.error({}) print("d", nil, 5)
+sleep(0) log.info("after")
+log.info("bad fields", { f = print }) log.info("worse", setmetatable({}, { __pairs = function() error("x") end }))
+log.info(setmetatable({}, { __tostring = function() error("x") end }))"""
+    vm = load(write, lua, code)
+    vm.start(3, 8, 1)
+    first = events(vm)
+    assert [(event[0], event[1], event[2]) for event in first if event[0] == EVENT_LOG] == [(EVENT_LOG, 3, 8)] * 5
+    assert [event[3:6] for event in first if event[0] == EVENT_LOG and not event[4].startswith(b"table")] == [
+        (b"debug", b"a", False),
+        (b"info", b"b", b'{"n":1}'),
+        (b"warning", b"c", b'"text"'),
+        (b"info", b"d\tnil\t5", False),
+    ]
+    vm.resume(1, True, None)
+    assert logged(vm) == [b"after", b"bad fields", b"worse", b"?"]
+
+
+def test_log_lines_of_one_batch_are_bounded(write: Write, lua: str) -> None:
+    vm = load(write, lua, 'for i = 1, 5000 do log.info("line") end sleep(0) return "done"', 'log.info("fresh")')
+    assert vm.start(0, 1, 1) is None
+    taken = events(vm)
+    assert len(taken) == 1002
+    assert [event[0] for event in taken].count(EVENT_OPERATION) == 1  # an operation is never dropped
+    assert taken[-1][4] == b"4000 log lines of one batch were dropped"
+    vm.start(1, 1, 2)
+    assert logged(vm) == [b"fresh"]
