@@ -213,17 +213,17 @@ class Connection(Wire):
         """One request, all of it. Leaves the state at RUNNING if the connection may go on. Raises Refusal."""
         front = self.front
         environ = front.template.copy()
-        request = parse(head, environ, front.limits)
+        keep_alive, length, upgrade = parse(head, environ, front.limits)
         self._state = RUNNING
         self.deadline = NEVER
-        self.keep_alive = request.keep_alive and not front.draining and front.limits.keepalive_timeout > 0
+        self.keep_alive = keep_alive and not front.draining and front.limits.keepalive_timeout > 0
         environ["REMOTE_ADDR"] = self.remote_addr
         environ["REMOTE_PORT"] = self.remote_port
         if self.trusted:
             proxy.apply(environ, front.trust)
-        if request.length:
-            self._open_body(environ, request.length)
-        if request.upgrade:
+        if length:
+            self._open_body(environ, length)
+        if upgrade:
             environ["greenlua.upgrade"] = Upgrade(self._hand_over)
         watch = front.watch
         began = time.perf_counter() if watch is not None else 0.0
