@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from greenlua.http.front import Front
 
 
+GREETING_GRACE = 0.5
+"""Seconds that a connection has for its first byte when the server stops."""
+
+
 class Connection(Wire):
     """See the head of this file."""
 
@@ -84,8 +88,13 @@ class Connection(Wire):
             self.close()
 
     def look_and_close(self) -> None:
-        """The server stops: close if idle, but not with an unread request in the socket."""
-        if self._state in (GREETING, IDLE) and self._worker is None:
+        """The server stops: close if idle, but not with an unread request in the socket.
+
+        A connection so new that nothing came yet has its first request on the way, and gets a moment more.
+        """
+        if self._state == GREETING:
+            self.deadline = min(self.deadline, self.clock.now + GREETING_GRACE)
+        elif self._state == IDLE and self._worker is None:
             self.front.workers.run(self.serve)
 
     def abort(self) -> None:
@@ -126,7 +135,7 @@ class Connection(Wire):
         try:
             data = self._recv(READ_SIZE)
         except WOULD_BLOCK:
-            if self.front.draining and self._state in (GREETING, IDLE):
+            if self.front.draining and self._state == IDLE:
                 self.close()
             return
         except OSError:
