@@ -340,6 +340,7 @@ class Connection(Wire):
         if not linger and not self._buffer and (body is None or body.complete):
             self.close()
             return
+        self._say_goodbye()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -45,6 +45,7 @@ class Wire:
     """See the head of this file. `_state` is one of the above."""
 
     __slots__ = (
+        "_abrupt",
         "_buffer",
         "_on_close",
         "_read_credit",
@@ -84,6 +85,7 @@ class Wire:
         if sock.family != socket.AF_UNIX:
             # Without it a head and a body that leave in two sends wait 40 ms for the client's delayed ACK.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._abrupt = False
         self._buffer = b""
         self._worker: Any = None
         self._waiting = 0
@@ -228,7 +230,17 @@ class Wire:
 
     # The end.
 
+    def _say_goodbye(self) -> None:
+        """TLS: tell the client that this is the end and not somebody who cut the connection."""
+        if self._tls and not self._abrupt:
+            try:
+                self._sock.unwrap()
+            except (OSError, ValueError):
+                # Usually SSLWantReadError: ours is sent, and the client's answer to it is not waited for.
+                pass
+
     def _reset_on_close(self) -> None:
+        self._abrupt = True
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
@@ -246,6 +258,7 @@ class Wire:
         if self._state == CLOSED:
             return
         sock = self._sock
+        self._say_goodbye()
         self._forget_socket()
         try:
             sock.close()
