@@ -46,6 +46,26 @@ class FileWrapper:
         return block
 
 
+def _template(environ: Environ) -> Environ:
+    """What each request's environ starts as a copy of; what every request sets is there already, empty."""
+    template = {
+        **environ,
+        "wsgi.input": NO_BODY,
+        "wsgi.input_terminated": True,
+        "wsgi.file_wrapper": FileWrapper,
+        "SCRIPT_NAME": environ.get("SCRIPT_NAME", ""),
+    }
+    per_request = ("REQUEST_METHOD", "SERVER_PROTOCOL", "RAW_URI", "PATH_INFO", "QUERY_STRING")
+    template.update(dict.fromkeys((*per_request, "REMOTE_ADDR", "REMOTE_PORT"), ""))
+    # PERF: 0.8 us. A dict of up to 21 keys has room for no more, and its copy would grow at the first headers; past
+    # 21 it has room for 42, and a copy keeps that while not a third of the keys ever set are gone.
+    spare = [f"spare {number}" for number in range(22 - len(template))]
+    template.update(dict.fromkeys(spare))
+    for key in spare:
+        del template[key]
+    return template
+
+
 class Front:
     """Shared by the connections of one server."""
 
@@ -64,13 +84,7 @@ class Front:
         self.limits = limits
         self.watch = watch
         self.trust = Trust(limits.trusted_proxies)
-        self.template: Environ = {
-            **environ,
-            "wsgi.input": NO_BODY,
-            "wsgi.input_terminated": True,
-            "wsgi.file_wrapper": FileWrapper,
-            "SCRIPT_NAME": environ.get("SCRIPT_NAME", ""),
-        }
+        self.template = _template(environ)
         self.loop: Any = get_hub().loop
         self.workers = Workers()
         self.connections: set[Connection] = set()

@@ -36,6 +36,9 @@ class ApplicationError(ValueError):
 known: dict[tuple[str, str], str] = {}
 """(name, value) -> `name: value` CRLF, for lines without a meaning to the front. Read by response.py's hot path."""
 
+per_request: set[str] = set()
+"""Names, as applications spell them, whose values differ each time and mean nothing to the front."""
+
 _names: dict[str, str] = {}
 _status_lines: dict[str, str] = {}
 
@@ -65,7 +68,10 @@ def encode(pair: tuple[str, str]) -> tuple[str, str]:
             raise ApplicationError("Transfer-Encoding is the server's to send")
         if lower == "content-length" and not (value.isascii() and value.isdigit() and len(value) <= 18):
             raise ApplicationError(f"Content-Length must be digits, not {value!r}")
-    elif lower not in _PER_REQUEST and len(line) <= _LONGEST_KEPT:
+    elif lower in _PER_REQUEST:
+        if lower != "date" and len(per_request) < BOUND:
+            per_request.add(name)
+    elif len(line) <= _LONGEST_KEPT:
         if len(known) >= BOUND:
             known.clear()
         known[pair] = line

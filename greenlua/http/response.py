@@ -20,6 +20,7 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 JOIN_BOUND = 64 * 1024
 
 _known_line = header_lines.known.get
+_per_request = header_lines.per_request
 
 
 class Wire(Protocol):
@@ -85,7 +86,14 @@ class Response:
         try:
             for pair in headers:
                 line = _known_line(pair)
-                text += self._line(pair) if line is None else line
+                if line is None:
+                    name, value = pair
+                    if name in _per_request and type(value) is str and value.isascii() and value.isprintable():
+                        # PERF: 0.4 us less than the call below, for the request id of every answer.
+                        line = f"{name}: {value}\r\n"
+                    else:
+                        line = self._line(pair)
+                text += line
         except TypeError:
             raise ApplicationError("response headers must be a list of tuples of two str") from None
         self.status = status

@@ -8,10 +8,7 @@ nothing and closes nothing. Used by connection.py.
 
 from __future__ import annotations
 
-import fcntl
 import ssl
-import struct
-import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -37,12 +34,3 @@ class Upgrade:
         # Whatever kind of socket the server accepted, the application gets one that waits as a greenlet should.
         family, kind, protocol = sock.family, sock.type, sock.proto
         return gevent.socket.socket(family, kind, protocol, fileno=sock.detach()), rest
-
-
-def unsent_bytes(sock: Any) -> int:
-    """Bytes in the socket's send queue that the peer has not acknowledged; 0 where the system does not say."""
-    try:
-        queued: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-    except OSError:
-        return 0
-    return queued

@@ -6,9 +6,11 @@ writes; a worker waits in `_wait` and nowhere else; the hub wakes it, and starts
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,14 +20,16 @@ from gevent import get_hub
 from greenlua.http.body import BodyError
 from greenlua.http.deadlines import NEVER
 from greenlua.http.problem import Refusal
-from greenlua.http.upgrade import TLS_SOCKETS, unsent_bytes
+from greenlua.http.upgrade import TLS_SOCKETS
 
 if TYPE_CHECKING:
     from greenlua.http.front import Front
 
 READ_SIZE = 16 * 1024
-# A kernel that takes megabytes at once keeps everybody else waiting for the copy.
-_SEND_SIZE = 256 * 1024
+# A kernel that takes megabytes in one send keeps everybody else waiting, and keeps them for each client that does not
+# read. So a long answer leaves in slices, and the kernel is told to hold no more than one that it cannot send.
+_SLICE = 128 * 1024
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _READ, _WRITE = 1, 2
 
@@ -41,6 +45,7 @@ class Wire:
     """See the head of this file. `_state` is one of the above."""
 
     __slots__ = (
+        "_abrupt",
         "_buffer",
         "_on_close",
         "_read_credit",
@@ -80,6 +85,7 @@ class Wire:
         if sock.family != socket.AF_UNIX:
             # Without it a head and a body that leave in two sends wait 40 ms for the client's delayed ACK.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._abrupt = False
         self._buffer = b""
         self._worker: Any = None
         self._waiting = 0
@@ -155,39 +161,46 @@ class Wire:
         """All of `data`. Raises ClientGone."""
         if self._state != RUNNING:
             raise ClientGone("the connection is closed")
-        try:
-            sent = self._send(data if len(data) <= _SEND_SIZE else memoryview(data)[:_SEND_SIZE])
-        except WOULD_BLOCK:
-            sent = 0
-        except OSError as error:
-            self._fail(str(error))
-        if sent != len(data):
-            self._transmit_slowly(memoryview(data)[sent:])
-
-    def _transmit_slowly(self, data: memoryview) -> None:
-        limits = self.front.limits
-        while data:
-            queued = unsent_bytes(self._sock)
-            began = time.monotonic()
-            in_time = self._wait(_WRITE, self._write_credit)
-            # The kernel may take a megabyte at once and report nothing for minutes: what the client has
-            # acknowledged in the meantime counts too.
-            earned = max(0, queued - unsent_bytes(self._sock))
-            sent = 0
+        sent = 0
+        if len(data) <= _SLICE:
             try:
-                sent = self._send(data[:_SEND_SIZE])
-            except ssl.SSLWantReadError:
-                in_time = self._wait(_READ, self._write_credit)
+                sent = self._send(data)
             except WOULD_BLOCK:
                 pass
             except OSError as error:
                 self._fail(str(error))
-            credit = self._write_credit - (time.monotonic() - began) + max(earned, sent) / limits.min_rate
+        if sent != len(data):
+            self._transmit_slowly(memoryview(data)[sent:])
+
+    def _transmit_slowly(self, data: memoryview) -> None:
+        """Slice by slice, with a turn for everybody else between two."""
+        if self._sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
+            self._sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _SLICE)
+        limits = self.front.limits
+        while True:
+            blocked_on, sent = _WRITE, 0
+            try:
+                sent = self._send(data[:_SLICE])
+                data = data[sent:]
+            except ssl.SSLWantReadError:
+                blocked_on = _READ
+            except WOULD_BLOCK:
+                pass
+            except OSError as error:
+                self._fail(str(error))
+            if not data:
+                return
+            queued = _unsent_bytes(self._sock)
+            began = time.monotonic()
+            in_time = self._wait(blocked_on, self._write_credit)
+            # What the client acknowledged earns, not what the kernel took: that may be a lot at once, and then nothing
+            # for a long time.
+            taken = max(0, queued - _unsent_bytes(self._sock)) if queued >= 0 else sent
+            credit = self._write_credit - (time.monotonic() - began) + taken / limits.min_rate
             self._write_credit = min(limits.write_timeout, credit)
             if not in_time and self._write_credit <= 0:
                 self._reset_on_close()
                 self._fail("the client reads too slowly")
-            data = data[sent:]
 
     def _fail(self, reason: str) -> NoReturn:
         self.close()
@@ -217,7 +230,17 @@ class Wire:
 
     # The end.
 
+    def _say_goodbye(self) -> None:
+        """TLS: tell the client that this is the end and not somebody who cut the connection."""
+        if self._tls and not self._abrupt:
+            try:
+                self._sock.unwrap()
+            except (OSError, ValueError):
+                # Usually SSLWantReadError: ours is sent, and the client's answer to it is not waited for.
+                pass
+
     def _reset_on_close(self) -> None:
+        self._abrupt = True
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except OSError:
@@ -235,6 +258,7 @@ class Wire:
         if self._state == CLOSED:
             return
         sock = self._sock
+        self._say_goodbye()
         self._forget_socket()
         try:
             sock.close()
@@ -266,3 +290,12 @@ class Wire:
         if self._waiting:
             self._waiting = 0
             self._worker.switch()
+
+
+def _unsent_bytes(sock: Any) -> int:
+    """Bytes in the socket's send queue that the peer has not acknowledged; -1 where the system does not say."""
+    try:
+        queued: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+    except OSError:
+        return -1
+    return queued

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ def app(environ, start_response):
     return [answer]
 
 VERSION = "one"
-print("loaded", flush=True)
+os.write(1, b"loaded\\n")
 """
 SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -201,6 +202,16 @@ def test_max_requests_replaces_the_worker(tmp_path) -> None:
 def test_unix_socket(tmp_path) -> None:
     with Gunicorn(tmp_path, bind=f"unix:{tmp_path}/sock") as server:
         assert server.ask()[-2:] == ["http", "0"]
+
+
+def test_tls(tmp_path, certificate) -> None:
+    options = [f"--{name}={path}" for name, path in certificate.items()]
+    context = ssl.create_default_context(cafile=certificate["certfile"])
+    with Gunicorn(tmp_path, *options) as server:
+        client = Client(context.wrap_socket(server.connect().sock, server_hostname="localhost"))
+        client.send(GET + b"\r\n" + CLOSE)
+        assert [answer.body.decode().split()[-2] for answer in client.read_all()] == ["https", "https"]
+        client.sock.close()
 
 
 def test_limits_of_the_application_and_of_gunicorn(tmp_path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import subprocess
 import threading
 import time
 
@@ -168,14 +167,6 @@ def test_flask_is_served() -> None:
         assert server.exchange(raw + CLOSE)[0].json() == {"doubled": 42}
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return {"certfile": str(folder / "cert.pem"), "keyfile": str(folder / "key.pem")}
-
-
 class TestTls:
     def connect(self, server: Serving) -> Client:
         context = ssl.create_default_context()
@@ -204,6 +195,19 @@ class TestTls:
             assert len(answer.json()["body"]) == len(body)
             client.send((GET + b"\r\n") * 50 + CLOSE)
             assert len(client.read_all()) == 51
+
+    def test_the_end_is_announced(self, certificate) -> None:
+        """Else a client cannot tell it from a connection that somebody cut."""
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with Serving(echo, **certificate) as server:
+            for raw in (CLOSE, b"GET / HTTP/1.0\r\n\r\n", GET + b"X : a\r\n\r\n"):
+                sock = context.wrap_socket(server.connect().sock, suppress_ragged_eofs=False)
+                sock.sendall(raw)
+                while sock.recv(1000):
+                    pass
+                sock.close()
 
     def test_bytewise(self, certificate) -> None:
         with Serving(echo, **certificate) as server, self.connect(server) as client:
