@@ -60,8 +60,9 @@ class Serving:
         rule = "warn" if settings.dev and settings.globals == "allow" else settings.globals
         self.table = RouteTable(self.vm.load(path, rule))
         self.responder = Responder(self.pool, self.channel, path.parent.resolve(), settings)
-        router.set_lua_routes(self.table, lambda methods: LuaResource(methods, self.responder))
+        router.set_lua_routes(self.table, lambda methods: LuaResource(methods, self.responder), settings.lua)
         self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, settings.batch_max)
+        self.dispatcher.publish()  # what the app logged while it loaded
         self.dispatcher.start()
 
     def _abandoned(self, slot: Any) -> None:
@@ -243,7 +244,8 @@ def create_app(path: str | os.PathLike[str], **settings: Any) -> LuaApp:
     """
     file = Path(path)
     if not file.is_file():
-        raise ConfigurationError(f"{file}: there is no such file")
+        what = "this is a folder; name the Lua file in it" if file.is_dir() else "there is no such file"
+        raise ConfigurationError(f"{file}: {what}")
     return LuaApp(file, load_settings(file.parent, **settings))
 
 

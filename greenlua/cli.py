@@ -34,7 +34,14 @@ class _Wrong(click.ClickException):
         click.echo(f"greenlua: {self.message}", file=sys.stderr)
 
 
-@click.group()
+class _Commands(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and args[0].endswith(".lua"):
+            raise _Wrong(f"there is no command {args[0]!r}; did you mean: greenlua run {args[0]}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands)
 @click.version_option(greenlua.__version__, prog_name="greenlua", message="%(prog)s %(version)s")
 def main() -> None:
     """Serve HTTP APIs whose handlers are written in Lua."""
@@ -93,14 +100,13 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     from gevent import monkey
 
     monkey.patch_all()
-    from greenlua.run import LOG_FORMAT, Listener, run_here, run_workers
+    from greenlua.run import Listener, run_here, run_workers
 
     listener = Listener(
         options["host"], options["port"], _unix(options["bind"]), options["certfile"], options["keyfile"]
     )
     if workers > 1:
         run_workers(app, settings, listener, workers, access_log)
-    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
     lua_app = _load(app, settings)
     try:
         run_here(lua_app, listener, server == "pywsgi", access_log)
@@ -167,6 +173,7 @@ def _settings(pairs: tuple[str, ...], dev: bool = False) -> dict[str, Any]:
 def _load(path: str, settings: dict[str, Any]) -> LuaApp:
     from greenlua.app import create_app
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         app = create_app(path, **settings)
         app.start()

@@ -87,9 +87,10 @@ class Dispatcher:
                     # A Lua failure is a value by now, so this is ours. One request is lost, not the Lua greenlet.
                     log.exception("the Lua greenlet could not handle a %s", type(message).__name__)
                     self._give_up(message)
-            events = self._vm.take()
-            if events is not None:
-                self._publish(events)
+            try:
+                self.publish()
+            except Exception:
+                log.exception("the Lua greenlet could not handle what Lua left in its outbox")
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Call):
@@ -139,7 +140,11 @@ class Dispatcher:
             self._failed += 1
             self._pool.fill(slot, slot.generation, Failure(500, "a bug in greenlua; the log has it"))
 
-    def _publish(self, events: tuple[Any, ...]) -> None:
+    def publish(self) -> None:
+        """Acts on what Lua has left in its outbox: starts operations, writes logs. Also called once before the start."""
+        events = self._vm.take()
+        if events is None:
+            return
         slots = self._pool.slots
         for at in range(0, len(events), EVENT_WIDTH):
             kind, a, b, c, d, e = events[at : at + EVENT_WIDTH]

@@ -23,12 +23,12 @@ class Operations:
 
     def start(self, operation: Operation) -> None:
         """Begins an operation; its Resume comes later, also when there is no such operation."""
-        if operation.name == "sleep":
-            # PERF: a timer of the loop, no greenlet. Also for 0 seconds: a timer lets sockets be polled in between.
-            timer = self._timers[operation.number] = get_hub().loop.timer(operation.argument)
-            timer.start(self._end_sleep, operation)
-        else:
+        if operation.name != "sleep":
             self._post(Resume(operation, False, f"there is no operation {operation.name!r}".encode()))
+            return
+        # PERF: a timer of the loop, no greenlet. Also for 0 seconds: a timer lets sockets be polled in between.
+        timer = self._timers[operation.number] = get_hub().loop.timer(operation.argument)
+        timer.start(self._end_sleep, operation)
 
     def cancel(self, number: int) -> None:
         """Forgets an operation; no Resume will come. Unknown numbers are those that have just ended."""

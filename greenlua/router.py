@@ -25,17 +25,25 @@ _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 
 
 class Int64Converter(IntConverter):
-    """Falcon's ``int``, but only what Lua has as an integer: ASCII digits, at most 64 bits. Anything else does not match."""
+    """Falcon's ``int``, but only what Lua has as an exact integer: ASCII digits, 64 bits. Anything else does not match."""
+
+    LEAST, MOST = -(2**63), 2**63 - 1
 
     def convert(self, value: str) -> int | None:
-        if not _INTEGER.fullmatch(value) or not -(2**63) <= int(value) < 2**63:
+        if not _INTEGER.fullmatch(value) or not self.LEAST <= int(value) <= self.MOST:
             return None
         return super().convert(value)
 
 
-def _new_router() -> CompiledRouter:
+class Int53Converter(Int64Converter):
+    """The same for LuaJIT, whose numbers are all floats: past 2^53 one row's id would be another's."""
+
+    LEAST, MOST = -(2**53), 2**53
+
+
+def _new_router(integers: type[IntConverter] = Int64Converter) -> CompiledRouter:
     router = CompiledRouter()
-    router.options.converters["int"] = Int64Converter
+    router.options.converters["int"] = integers
     return router
 
 
@@ -49,18 +57,21 @@ class Router(CompiledRouter):
         self._fixed: dict[str, Found] = {}
         self._lua = _new_router()
 
-    def set_lua_routes(self, table: RouteTable, make_resource: Callable[[dict[str, Route]], Any]) -> None:
+    def set_lua_routes(
+        self, table: RouteTable, make_resource: Callable[[dict[str, Route]], Any], lua: str = "5.4"
+    ) -> None:
         """Replaces the Lua routes, all at once.
 
         Args:
             table: the routes.
             make_resource: gives the Falcon resource for the methods of one template.
+            lua: the setting; it says how large an ``int`` may be.
 
         Raises:
             ConfigurationError: a template that Falcon refuses, or two that it cannot tell apart; names file and line.
         """
         fixed: dict[str, Found] = {}
-        router = _new_router()
+        router = _new_router(Int53Converter if lua == "luajit" else Int64Converter)
         for template, methods in table.by_template.items():
             resource = make_resource(methods)
             place = next(iter(methods.values())).place

@@ -21,8 +21,6 @@ from greenlua.http import Server
 from greenlua.http.access import Format
 from greenlua.server import StockServer
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 class Listener(NamedTuple):
     """Where and how to listen: ``unix`` is the path of a socket and goes before host and port."""
@@ -113,7 +111,7 @@ def run_workers(
         announce(path, listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
 
     def post_worker_init(worker: Any) -> None:
-        logging.basicConfig(format=LOG_FORMAT, level=logging.INFO)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
         try:
             app.start()
         except ConfigurationError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 NAMES: tuple[str, ...] = Settings.__struct_fields__
 _ENVIRONMENT_PREFIX = "GREENLUA_"
+# What Kubernetes gives every container when a Service has the name greenlua.
+_KUBERNETES = re.compile(r"GREENLUA_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any) -> Settings:
@@ -114,7 +117,7 @@ def load_settings(folder: Path | None = None, environ: Mapping[str, str] | None 
     if folder is not None:
         values.update(_from_file(folder))
     for key, text in (os.environ if environ is None else environ).items():
-        if key.startswith(_ENVIRONMENT_PREFIX):
+        if key.startswith(_ENVIRONMENT_PREFIX) and not _KUBERNETES.fullmatch(key):
             name = key.removeprefix(_ENVIRONMENT_PREFIX).lower()
             values[name] = _convert(name, text, f"the environment variable {key}")
     for name, value in keywords.items():

@@ -106,7 +106,7 @@ class VM:
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}") from None
         self._folder = path.parent.resolve()
-        answer = self._load_app(_without_shebang(source), path.name.encode(), globals_rule.encode())
+        answer = self._load_app(_plain_source(source), path.name.encode(), globals_rule.encode())
         if answer[0] is None:
             _, message, traceback = answer
             text: str = message.decode(errors="replace")
@@ -139,7 +139,7 @@ class VM:
                 real = path.resolve(strict=True)
                 if not real.is_relative_to(self._folder):
                     return None, f"{relative} leads out of the app's folder".encode()
-                return _without_shebang(real.read_bytes()), relative.encode()
+                return _plain_source(real.read_bytes()), relative.encode()
             except (OSError, RuntimeError):  # RuntimeError: links that go round
                 continue
         return None, f"there is no module {text!r}: no {' and no '.join(tried)} in the app's folder".encode()
@@ -150,7 +150,9 @@ class VM:
         return {"memory": memory, "parked": parked, "idle": idle, "operations": operations}
 
 
-def _without_shebang(source: bytes) -> bytes:
+def _plain_source(source: bytes) -> bytes:
+    """Without what Lua's own program skips too: a byte order mark, and a first line that names an interpreter."""
+    source = source.removeprefix(b"\xef\xbb\xbf")
     return b"--" + source if source.startswith(b"#!") else source
 
 

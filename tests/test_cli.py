@@ -77,6 +77,11 @@ APPS = [
     ),
     ("local app = greenlua.app {}\napp:get('/u/{id:nope}', function() end)\nreturn app", "app.lua:2: the template"),
     ("local app = greenlua.app {}\nrequire 'missing'\nreturn app", "there is no module 'missing'"),
+    ("local app = greenlua:app {}\nreturn app", "app.lua:1: call it with a dot: greenlua.app { ... }"),
+    (
+        "local app = greenlua.app {}\napp:get('/x/:id', print)\nreturn app",
+        'app.lua:2: the template "/x/:id" has a segment',
+    ),
 ]
 
 
@@ -107,6 +112,8 @@ def test_a_wrong_app_is_one_message_and_exit_2(
         (["run", str(HELLO), "--prot", "1"], "--port"),
         (["run"], "Missing argument 'APP.LUA'"),
         (["runn"], "No such command 'runn'"),
+        (["app.lua"], "did you mean: greenlua run app.lua"),
+        (["check", "."], ".: this is a folder; name the Lua file in it"),
     ],
 )
 def test_a_wrong_command_line_is_one_message_and_exit_2(arguments: list[str], sentence: str) -> None:

@@ -43,6 +43,11 @@ def test_an_environment_variable_that_is_wrong_is_named() -> None:
         load_settings(environ={"GREENLUA_SLOTZ": "1"})
 
 
+def test_what_kubernetes_injects_for_a_service_named_greenlua_is_no_setting() -> None:
+    names = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"]
+    assert load_settings(environ={f"GREENLUA_{name}": "tcp://10.0.0.1:8000" for name in names}) == Settings()
+
+
 def test_file_environment_and_keywords_win_in_this_order(tmp_path: Path) -> None:
     (tmp_path / "greenlua.toml").write_text("slots = 1\nbatch_max = 1\nqueue_capacity = 1\n")
     environ = {"GREENLUA_BATCH_MAX": "2", "GREENLUA_QUEUE_CAPACITY": "2", "HOME": "/"}

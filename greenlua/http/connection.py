@@ -8,6 +8,7 @@ anything that leaves the place of the next request in doubt there is no next req
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from gevent import GreenletExit
 from greenlua.http import proxy
 from greenlua.http.body import Body, BodyError, stream
 from greenlua.http.deadlines import NEVER
-from greenlua.http.problem import Refusal, document, refusal_bytes, status_line
+from greenlua.http.problem import Refusal, document, new_request_id, refusal_bytes, status_line
 from greenlua.http.request import parse, refuse_early
 from greenlua.http.response import Response
 from greenlua.http.upgrade import Upgrade
@@ -38,6 +39,8 @@ from greenlua.http.wire import (
 
 if TYPE_CHECKING:
     from greenlua.http.front import Front
+
+log = logging.getLogger("greenlua.http")
 
 
 GREETING_GRACE = 0.5
@@ -283,10 +286,11 @@ class Connection(Wire):
             return
         response.restart()
         status, detail = (refusal.status, refusal.detail) if refusal else (500, "")
-        headers = [("Content-Type", "application/problem+json")]
+        request_id = environ.get("greenlua.request_id") or new_request_id()
+        headers = [("Content-Type", "application/problem+json"), ("X-Request-ID", request_id)]
         try:
             response.start_response(status_line(status), headers)
-            response.send([document(status, detail)])
+            response.send([document(status, detail, request_id)])
         except ClientGone:
             self.close()
 
@@ -334,8 +338,10 @@ class Connection(Wire):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Say why, as far as the socket takes it at once, and hang up."""
+        request_id = new_request_id()
+        log.debug("refused %s with %d: %s [%s]", self.remote_addr, refusal.status, refusal.detail, request_id)
         try:
-            self._send(refusal_bytes(refusal.status, refusal.detail, self.clock.date))
+            self._send(refusal_bytes(refusal.status, refusal.detail, self.clock.date, request_id))
         except OSError:
             self.close()
             return

@@ -27,7 +27,7 @@ from greenlua.http.server import Server
 _LOOK_EVERY = 0.2
 
 
-class Worker(GeventWorker):  # type: ignore[misc]
+class Worker(GeventWorker):
     """One process of gunicorn. `pre_request` and `post_request` hooks are not called: there is no gunicorn request."""
 
     alive: bool

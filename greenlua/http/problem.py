@@ -7,6 +7,7 @@ two parsers may read differently, nobody knows where the next one starts.
 from __future__ import annotations
 
 import json
+import secrets
 from http import HTTPStatus
 
 TITLES = {
@@ -37,19 +38,25 @@ def status_line(status: int) -> str:
     return f"{status} {title if title else HTTPStatus(status).phrase}"
 
 
-def document(status: int, detail: str = "") -> bytes:
+def new_request_id() -> str:
+    """A name for a request that never got far enough to have one."""
+    return secrets.token_hex(8)
+
+
+def document(status: int, detail: str, request_id: str) -> bytes:
     """The problem document alone, as a body."""
     fields: dict[str, object] = {"type": "about:blank", "title": status_line(status)[4:], "status": status}
     if detail:
         fields["detail"] = detail
+    fields["request_id"] = request_id
     return json.dumps(fields).encode("ascii")
 
 
-def refusal_bytes(status: int, detail: str, date: str, *, head_only: bool = False) -> bytes:
+def refusal_bytes(status: int, detail: str, date: str, request_id: str, *, head_only: bool = False) -> bytes:
     """A whole response that ends the connection. `date` is a finished Date line."""
-    body = document(status, detail)
+    body = document(status, detail, request_id)
     head = (
         f"HTTP/1.1 {status_line(status)}\r\nContent-Type: application/problem+json\r\n"
-        f"Content-Length: {len(body)}\r\n{date}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n{date}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + (b"" if head_only else body)

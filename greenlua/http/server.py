@@ -25,7 +25,7 @@ from greenlua.http.handler import Handler
 from greenlua.http.limits import Limits
 
 
-class Server(WSGIServer):  # type: ignore[misc]
+class Server(WSGIServer):
     """`listener` is (host, port), "host:port", "[v6]:port", "unix:PATH" or a listening socket."""
 
     handler_class = Handler
@@ -181,7 +181,7 @@ def _context(certfile: str, keyfile: str | None = None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(certfile, keyfile)
-    return context  # type: ignore[no-any-return]
+    return context
 
 
 def _both(first: Watcher | None, second: Watcher) -> Watcher:

@@ -207,8 +207,9 @@ function response.empty(status, headers) end
 ---@param status integer 400 to 599
 ---@param detail? string a sentence for people
 ---@param fields? table<string, greenlua.Json> stand beside type, title, status, detail and request_id
+---@param headers? greenlua.AnswerHeaders a 401 wants WWW-Authenticate
 ---@return greenlua.Response
-function response.error(status, detail, fields) end
+function response.error(status, detail, fields, headers) end
 
 ---302 unless `status` says otherwise.
 ---@param url string without spaces and control characters

@@ -198,7 +198,7 @@ local REDIRECTS = { [301] = true, [302] = true, [303] = true, [307] = true, [308
 local FILE_OPTIONS = { content_type = "string", download = "string", headers = "table", status = "number" }
 
 -- A problem document (RFC 9457).
-local function problem(status, detail, fields)
+local function problem(status, detail, fields, headers)
   if type(status) ~= "number" or status < 400 then
     raise("response.error takes a status from 400 to 599, not %s", tostring(status))
   end
@@ -209,7 +209,7 @@ local function problem(status, detail, fields)
     for key, value in next, fields do body[key] = value end
   end
   if detail ~= nil then body.detail = detail end
-  return make(PROBLEM, status, body)
+  return make(PROBLEM, status, body, headers)
 end
 
 local public = {

@@ -155,6 +155,9 @@ local function check_template(template, what)
   if find(literal, "?", 1, true) then
     wrong('the template "%s" has a ? in it: a template is for the path; the handler finds the query in ctx.query', template)
   end
+  if find(template, "/:", 1, true) then
+    wrong('the template "%s" has a segment that begins with a colon; a field is written {name} or {name:int}', template)
+  end
   return template
 end
 
@@ -252,6 +255,7 @@ local APP_OPTION_NAMES = names_of(APP_OPTIONS)
 local function app(options)
   check_loading("greenlua.app")
   if declared then wrong("greenlua.app was already called at %s; a program has one app", declared.place) end
+  if type(options) == "table" and prelude.getmetatable(options) then wrong("call it with a dot: greenlua.app { ... }") end
   if options ~= nil and type(options) ~= "table" then wrong("greenlua.app takes a table, not a %s", type(options)) end
   for name, value in next, options or {} do
     local wanted = APP_OPTIONS[name]
