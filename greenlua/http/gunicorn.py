@@ -7,6 +7,7 @@ a gunicorn setting that was changed from its default goes before it.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,6 +24,8 @@ from greenlua.http.limits import Limits
 from greenlua.http.response import Response
 from greenlua.http.server import Server
 
+# gunicorn's word for an application that failed to load: the master ends instead of trying again for ever.
+_APP_FAILED = 4
 # How long a SIGTERM or a worker that has answered max_requests may go unnoticed.
 _LOOK_EVERY = 0.2
 
@@ -33,6 +36,7 @@ class Worker(GeventWorker):
     alive: bool
 
     def run(self) -> None:
+        self._start_application()
         limits = limits_from(self.cfg, getattr(self.wsgi, "http_limits", None))
         tls = {"ssl_context": ssl_context(self.cfg)} if self.cfg.is_ssl else {}
         servers = [self._listen(listener, limits, tls) for listener in self.sockets]
@@ -47,6 +51,15 @@ class Worker(GeventWorker):
             gevent.joinall(stopping, timeout=_LOOK_EVERY)
         if time.monotonic() > deadline:
             self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+
+    def _start_application(self) -> None:
+        """An application that brings limits may bring a `start` as well, for what must not wait for the first request."""
+        if hasattr(self.wsgi, "http_limits") and hasattr(self.wsgi, "start"):
+            try:
+                self.wsgi.start()
+            except Exception as error:
+                self.log.error("%s", error)
+                sys.exit(_APP_FAILED)
 
     def _listen(self, listener: Any, limits: Limits, tls: dict[str, Any]) -> Server:
         listener.setblocking(False)

@@ -268,7 +268,9 @@ WRONG += [returns_text, too_short, too_long, too_long_in_a_list]
 def test_wrong_applications_are_a_logged_500(app) -> None:
     answers, errors = ask(app, GET + b"\r\n" + CLOSE)
     assert [answer.status for answer in answers] == [500, 500]
-    assert answers[0].json() == {"type": "about:blank", "title": "Internal Server Error", "status": 500}
+    document = answers[0].json()
+    assert document.pop("request_id") == answers[0].headers["x-request-id"]
+    assert document == {"type": "about:blank", "title": "Internal Server Error", "status": 500}
     assert "GET / failed" in errors
     assert "Traceback" in errors
 
