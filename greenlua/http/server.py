@@ -52,6 +52,8 @@ class Server(WSGIServer):
         if tls and "ssl_context" not in tls:
             tls = {"ssl_context": _context(**tls)}
         self.limits = limits or Limits()
+        if tls and self.limits.proxy_protocol:
+            raise ValueError("no proxy_protocol together with TLS: the PROXY line comes before the handshake")
         self.front: Front | None = None
         self._watch = watch
         self._access_log = access_log

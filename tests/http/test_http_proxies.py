@@ -7,7 +7,7 @@ import struct
 import pytest
 from front_serving import GET, Serving, echo
 
-from greenlua.http import Limits
+from greenlua.http import Limits, Server
 from greenlua.http.problem import Refusal
 from greenlua.http.proxy import Trust, read_line
 
@@ -123,6 +123,11 @@ def test_a_proxy_line_from_anybody_else_is_a_bad_request() -> None:
     with Serving(echo, Limits(trusted_proxies=("192.0.2.0/24",), proxy_protocol=True)) as server:
         assert server.exchange(GET + END)[0].status == 200
         assert server.exchange(PROXY_LINES["TCP4"][0] + GET + END)[0].status == 400
+
+
+def test_not_together_with_tls() -> None:
+    with pytest.raises(ValueError, match="PROXY line comes before"):
+        Server(("127.0.0.1", 0), echo, limits=Limits(proxy_protocol=True), ssl_context=object())
 
 
 def test_incomplete_lines_wait() -> None:

@@ -146,6 +146,14 @@ class TestExpect:
             client.send(b"abc" + CLOSE)
             assert [answer.json()["body"] for answer in client.read_all()] == ["abc", ""]
 
+    def test_one_100_for_a_body_in_pieces(self, echoing: Serving) -> None:
+        with echoing.connect() as client:
+            client.send(POST + b"Expect: 100-continue\r\nContent-Length: 20\r\n\r\n")
+            first = client.read()
+            assert first is not None
+            client.send_bytewise(b"a" * 20 + CLOSE)
+            assert [first.status, *(answer.status for answer in client.read_all())] == [100, 200, 200]
+
     def test_a_body_that_came_along_needs_no_100(self, echoing: Serving) -> None:
         answers = echoing.exchange(POST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc" + CLOSE)
         assert [answer.status for answer in answers] == [200, 200]

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import gevent
 import pytest
 from front_serving import CLOSE, GET, POST, Client, Serving, echo
 
@@ -251,9 +252,34 @@ def test_the_end_of_a_lingering_connection(short: Serving) -> None:
         assert not thread.is_alive()
 
 
-def test_no_deadline_while_the_application_works() -> None:
-    import gevent
+def test_a_refused_client_that_has_sent_more_gets_an_orderly_end(echoing: Serving) -> None:
+    """Closing with unread bytes is a reset, which may destroy the answer on its way."""
+    with echoing.connect() as client:
+        client.send(GET + b"X : a\r\n\r\n" + b"more" * 50_000)
+        answer = client.read()
+        assert answer is not None
+        assert answer.status == 400
+        assert client.sock.recv(1) == b""
 
+
+def test_the_next_request_waits_without_spinning() -> None:
+    """The socket stays readable while the application works; the loop must not turn on that."""
+    spent = []
+
+    def app(environ, start_response):
+        before = time.thread_time()
+        gevent.sleep(0.5)  # The time in which nothing may happen is what is tested.
+        spent.append(time.thread_time() - before)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    with Serving(app) as server, server.connect() as client:
+        client.send_bytewise(GET + b"\r\n" + CLOSE)
+        assert len(client.read_all()) == 2
+    assert spent[0] < 0.1
+
+
+def test_no_deadline_while_the_application_works() -> None:
     def app(environ, start_response):
         gevent.sleep(1.0)  # Longer than any limit.
         start_response("200 OK", [])
