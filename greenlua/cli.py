@@ -106,10 +106,15 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
         options["host"], options["port"], _unix(options["bind"]), options["certfile"], options["keyfile"]
     )
     if workers > 1:
-        run_workers(app, settings, listener, workers, access_log)
+        try:
+            run_workers(app, settings, listener, workers, access_log)
+        except ConfigurationError as error:
+            raise _Wrong(str(error)) from None
     lua_app = _load(app, settings)
     try:
         run_here(lua_app, listener, server == "pywsgi", access_log)
+    except ConfigurationError as error:
+        raise _Wrong(str(error)) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise _Wrong(f"cannot listen on {listener.where}: {reason}") from None

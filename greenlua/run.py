@@ -20,6 +20,7 @@ from greenlua.errors import ConfigurationError
 from greenlua.http import Server
 from greenlua.http.access import Format
 from greenlua.server import StockServer
+from greenlua.settings import Settings
 
 
 class Listener(NamedTuple):
@@ -43,6 +44,12 @@ class Listener(NamedTuple):
     def tls(self) -> dict[str, Any]:
         return {"certfile": self.certfile, "keyfile": self.keyfile or self.certfile} if self.certfile else {}
 
+    def check(self, settings: Settings) -> None:
+        if self.certfile and settings.proxy_protocol:
+            raise ConfigurationError(
+                "proxy_protocol does not go with TLS: the PROXY line would come before the handshake"
+            )
+
     def url(self, port: int) -> str:
         """What is announced; ``port`` is the one that was picked."""
         if self.unix is not None:
@@ -59,8 +66,10 @@ def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | 
     """Serves from this process until a signal comes.
 
     Raises:
+        ConfigurationError: two settings contradict each other.
         OSError: it cannot listen there, or the certificate cannot be read.
     """
+    listener.check(app.settings)
     server: Any
     if stock:
         server = StockServer(listener.address, app, log=sys.stdout if access_log else None, **listener.tls)
@@ -106,6 +115,7 @@ def run_workers(
         "json": GUNICORN_JSON,
     }
     app = create_app(path, **settings)
+    listener.check(app.settings)
 
     def when_ready(server: Any) -> None:
         announce(path, listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
