@@ -46,6 +46,12 @@ TRANSITIONS = {
     (USED, "reset"): FREE,
 }
 
+# The same table by event. PERF: a request makes four changes, and a key of two would be built for each.
+_AFTER = {
+    event: {state: after for (state, name), after in TRANSITIONS.items() if name == event} for _, event in TRANSITIONS
+}
+_TAKE, _FILL, _LEAVE, _RESET = _AFTER["take"], _AFTER["fill"], _AFTER["leave"], _AFTER["reset"]
+
 SWEEP_INTERVAL = 0.1  # seconds; how late a deadline may be noticed. One pass over 4096 slots takes about 0.1 ms.
 
 
@@ -81,10 +87,13 @@ class SlotPool:
         self.timeout = timeout
         self._wake = wake
         self._on_abandon = on_abandon
-        self._free: SimpleQueue[Slot] = SimpleQueue(items=self.slots)
+        # PERF: a stack, so that the slots in use are few and stay in the processor's cache.
+        self._free = self.slots[::-1]
+        self._takers = 0  # greenlets that wait in take
+        # Slots on their way to takers that wait. One whose taker has left meanwhile stays for the next that finds no free one.
+        self._handed: SimpleQueue[Slot] = SimpleQueue()
         self._used: list[Slot] = []
         self._expired = Failure(504, f"no answer within {timeout:g} seconds")
-        self._takers = 0  # greenlets that wait in take
         self._sweeper: gevent.Greenlet | None = None
         self._taken = self._abandoned = self._expiries = self._refused = 0
 
@@ -97,39 +106,45 @@ class SlotPool:
             OverloadError: every slot stayed taken.
         """
         free = self._free
-        if not free.qsize():
-            if self._used:
-                self._wake()  # all that could be free wait for a reset, and the Lua greenlet may be asleep
-            self._takers += 1
-            try:
-                slot = free.get(timeout=timeout)
-            except Empty:
-                self._refused += 1
-                raise OverloadError(f"all {len(self.slots)} slots are taken") from None
-            finally:
-                self._takers -= 1
-        else:
-            slot = free.get()
-        slot.state = TRANSITIONS[slot.state, "take"]
+        slot = free.pop() if free else self._wait_for_slot(timeout)
+        slot.state = _TAKE[slot.state]
         slot.taken_at = monotonic()
         self._taken += 1
         if self._sweeper is None:
             self._sweeper = gevent.spawn(self._sweep)
         return slot
 
+    def _wait_for_slot(self, timeout: float) -> Slot:
+        if self._used:
+            self._wake()  # all that could be free wait for a reset, and the Lua greenlet may be asleep
+        self._takers += 1
+        try:
+            return self._handed.get(timeout=timeout)
+        except Empty:
+            self._refused += 1
+            raise OverloadError(f"all {len(self.slots)} slots are taken") from None
+        finally:
+            self._takers -= 1
+
     def wait(self, slot: Slot) -> Reply | Failure:
         """The answer; the slot is given up in any case, also when an exception (a kill, a Timeout) breaks the wait."""
         try:
-            return slot.result.get()
-        finally:
-            self._leave(slot, "leave")
+            answer: Reply | Failure = slot.result.get()
+        except BaseException:
+            self._leave(slot, _LEAVE)
+            raise
+        self._leave(slot, _LEAVE)
+        return answer
 
     def withdraw(self, slot: Slot) -> None:
         """Gives up a slot whose Call never got into the channel."""
-        self._leave(slot, "withdraw")
+        self._leave(slot, _AFTER["withdraw"])
 
-    def _leave(self, slot: Slot, event: str) -> None:
-        state = _step(slot, event)
+    def _leave(self, slot: Slot, after: dict[str, str]) -> None:
+        state = after.get(slot.state)
+        if state is None:
+            raise Bug(f"{slot!r} cannot be left")
+        slot.state = state
         if state is USED:
             self._give_back(slot)
         else:
@@ -148,7 +163,10 @@ class SlotPool:
         if slot.generation != generation:
             raise Bug(f"{slot!r} was filled for generation {generation}")
         before = slot.state
-        state = _step(slot, "fill")
+        state = _FILL.get(before)
+        if state is None:
+            raise Bug(f"{slot!r} cannot be filled")
+        slot.state = state
         if before is WAITING:
             slot.result.set(answer)
             return True
@@ -163,11 +181,14 @@ class SlotPool:
             return
         self._used = []
         for slot in used:
-            slot.state = TRANSITIONS[slot.state, "reset"]
+            slot.state = _RESET[slot.state]
             slot.generation += 1
             slot.call = None
             slot.result.__init__()
-            self._free.put(slot)
+            if self._takers > self._handed.qsize():
+                self._handed.put(slot)
+            else:
+                self._free.append(slot)
 
     # ------------------------------------------------------------ the sweep
 
@@ -194,27 +215,22 @@ class SlotPool:
     # ------------------------------------------------------------ figures
 
     @property
+    def _unheld(self) -> int:
+        return len(self._free) + self._handed.qsize() + len(self._used)
+
+    @property
     def in_use(self) -> int:
         """Slots that are not free and not merely waiting for their reset."""
-        return len(self.slots) - self._free.qsize() - len(self._used)
+        return len(self.slots) - self._unheld
 
     def statistics(self) -> dict[str, int]:
         """``size``; ``free``; ``in_use``; ``taken``, ``expired``, ``abandoned``, ``refused`` since the start."""
         return {
             "size": len(self.slots),
-            "free": self._free.qsize() + len(self._used),
+            "free": self._unheld,
             "in_use": self.in_use,
             "taken": self._taken,
             "expired": self._expiries,
             "abandoned": self._abandoned,
             "refused": self._refused,
         }
-
-
-def _step(slot: Slot, event: str) -> str:
-    try:
-        state = TRANSITIONS[slot.state, event]
-    except KeyError:
-        raise Bug(f"{slot!r} cannot {event}") from None
-    slot.state = state
-    return state
