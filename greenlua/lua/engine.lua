@@ -86,7 +86,7 @@ local function trim(trace)
   for line in gmatch(trace, "[^\n]+") do
     local tail_calls = find(line, "^%s*%(%.%.%.")
     skipped = find(line, OURS, 1, true) or skipped and tail_calls
-    if not skipped then
+    if not skipped and not find(line, "^%s*%[C%]: in function 'error'") then
       n = n + 1
       lines[n] = line
       if n > 1 and not tail_calls and not find(line, "^%s*%[C%]") then last = n end

@@ -87,26 +87,26 @@ local function recover(ctx, caught, on_errors)
 end
 
 local function compose(route)
-  local handler = route.handler
   local befores = collect(route.scope, route.hooks, "before")
   local afters = collect(route.scope, route.hooks, "after")
   local on_errors = collect(route.scope, route.hooks, "on_error")
 
-  local function answer(ctx)
+  local handler = route.handler
+  local function guarded(ctx)
     for i = 1, #befores do
       local a, b, c = befores[i](ctx)
       if a ~= nil then return a, b, c end
     end
-    return handler(ctx)
+    return route.handler(ctx)
   end
-  if #befores == 0 then answer = handler end
+  if #befores > 0 then handler = guarded end
 
   if #afters == 0 and #on_errors == 0 then
     -- PERF: no pcall; a coroutine that fails is simply not used again.
-    return function(ctx) return finish(ctx, answer(ctx)) end
+    return function(ctx) return finish(ctx, handler(ctx)) end
   end
 
-  local function attempt(ctx) return lift(answer(ctx)) end
+  local function attempt(ctx) return lift(handler(ctx)) end
   return function(ctx)
     local ok, reply = xpcall(attempt, catch, ctx)
     if not ok then

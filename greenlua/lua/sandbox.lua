@@ -5,7 +5,7 @@ local prelude, host = ...
 
 local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
   error, string.format, next, pcall, rawset, select, setmetatable, tostring, type
-local concat, find, load_raw = table.concat, string.find, load
+local concat, find, gsub, load_raw = table.concat, string.find, string.gsub, load
 local place, raise = prelude.errors.place, prelude.errors.raise
 local engine, routes = prelude.engine, prelude.routes
 local json = {
@@ -196,7 +196,11 @@ local function load_app(source, where, globals)
   local ok, result = xpcall(chunk, engine.catch)
   if not ok then
     result = engine.ensure_caught(result)
-    if engine.is_caught(result) then return nil, result.message, result.traceback end
+    if engine.is_caught(result) then
+      -- One frame says no more than the place at which the message begins.
+      local _, frames = gsub(result.traceback, "\n", "")
+      return nil, result.message, frames > 1 and result.traceback or ""
+    end
     return nil, where .. ": a response was thrown while the app loaded; only a handler can answer", ""
   end
   local count, title, version = routes.seal(result)
