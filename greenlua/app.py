@@ -25,6 +25,7 @@ from greenlua.channel import Channel
 from greenlua.dispatcher import Dispatcher
 from greenlua.errors import ClientError, ConfigurationError, GreenluaError, ServerError
 from greenlua.fields import Fields, RequestIds, now
+from greenlua.http.access import Format
 from greenlua.http.limits import Limits
 from greenlua.resource import LuaResource, Responder
 from greenlua.router import Router
@@ -93,12 +94,14 @@ class LuaApp:
     Attributes:
         path: the Lua file.
         settings: the `Settings` in force.
+        http_access_log: the form of the access log that the HTTP front's gunicorn worker writes to stdout, beside gunicorn's own.
         falcon: the ``falcon.App`` inside, for routes, sinks, error handlers and middleware of your own.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
         self.settings = settings
+        self.http_access_log: Format | None = None
         self._router = Router()
         self.falcon = FalconApp(router=self._router)
         self.falcon.set_error_serializer(_serialize_error)

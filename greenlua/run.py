@@ -100,22 +100,15 @@ def _log_exception(environ: dict[str, Any]) -> None:
     logging.getLogger("greenlua").exception("%s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
 
 
-GUNICORN_JSON = '{"time":"%(t)s","client":"%(h)s","request":"%(r)s","status":%(s)s,"bytes":"%(B)s","seconds":%(L)s}'
-
-
 def run_workers(
     path: str, settings: dict[str, Any], listener: Listener, workers: int, access_log: Format | None
 ) -> None:
     """Serves from ``workers`` processes under gunicorn, each with a VM of its own; never returns."""
     from gunicorn.app.base import BaseApplication
 
-    log_formats = {
-        "common": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s',
-        "combined": '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"',
-        "json": GUNICORN_JSON,
-    }
     app = create_app(path, **settings)
     listener.check(app.settings)
+    app.http_access_log = access_log
 
     def when_ready(server: Any) -> None:
         announce(path, listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
@@ -139,8 +132,6 @@ def run_workers(
                 "certfile": listener.certfile,
                 "keyfile": (listener.keyfile or listener.certfile) if listener.certfile else None,
                 "loglevel": "warning",
-                "accesslog": "-" if access_log else None,
-                "access_log_format": log_formats[access_log or "common"],
                 "when_ready": when_ready,
                 "post_worker_init": post_worker_init,
             }

@@ -170,7 +170,7 @@ def test_the_access_log_may_be_combined_or_json(more: list[str]) -> None:
     assert combined.endswith('200 24 "http://r/" "tester"')
     (text,) = lines_of([*more, "--access-log", "json"])
     entry = json.loads(text)
-    assert entry["status"] == 200
+    assert (entry["method"], entry["target"], entry["status"], entry["bytes"]) == ("GET", "/hello/log?a=1", 200, 24)
 
 
 @pytest.mark.parametrize("more", [[], ["--workers", "2"], ["--server", "pywsgi"]], ids=["one", "workers", "pywsgi"])

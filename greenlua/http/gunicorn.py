@@ -72,6 +72,8 @@ class Worker(GeventWorker):
             watch=self._watch if counted or getattr(self.log, "access_log_enabled", True) else None,
             log_exception=self._log_exception,
             environ=environ,
+            access_log=getattr(self.wsgi, "http_access_log", None),
+            log=sys.stdout,
             **tls,
         )
         server.start()
