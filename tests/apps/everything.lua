@@ -26,10 +26,14 @@ app:get("/boom", function()
   return nothing.field
 end)
 
+local sleeping = 0
 app:get("/sleep/{seconds:float}", function(ctx)
+  sleeping = sleeping + 1
   sleep(ctx.params.seconds)
+  sleeping = sleeping - 1
   return "slept"
 end)
+app:get("/sleeping", function() return { sleeping = sleeping } end)
 
 app:get("/own/{id}/{turns:int}", function(ctx)
   for _ = 1, ctx.params.turns do sleep(0.001) end
