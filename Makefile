@@ -12,6 +12,7 @@ run: $(VENV)/.runtime
 	$(BIN)/greenlua run $(APP) --port $(PORT)
 
 test: $(VENV)/.development lint
+	@.ci/packages 'command -v openssl' openssl
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.development
@@ -20,10 +21,11 @@ lint: $(VENV)/.development
 	$(BIN)/mypy
 
 $(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || .ci/packages false python3
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "greenlua needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) \
-		|| { echo "The venv module is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@.ci/packages '$(PYTHON) -c "import ensurepip"' python3-venv
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e .
