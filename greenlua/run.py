@@ -89,6 +89,8 @@ def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
     timeout = app.settings.drain_timeout
     drained = server.drain(timeout) if stock else server.stop(timeout)
     app.stop(0.1 if drained else 0)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,26 @@ def test_run_announces_its_address_and_ends_with_0_on_a_signal(number: signal.Si
         server.process.send_signal(number)
         assert server.process.wait(20) == 0
         assert "Traceback" not in server.log
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_second_signal_ends_a_server_that_still_drains(write: Callable[..., Path]) -> None:
+    path = write('local app = greenlua.app {}\napp:get("/", function() print("inside") sleep(20) end)\nreturn app')
+    with serve(path) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            deadline = time.monotonic() + 10
+            while "inside" not in server.log:
+                assert time.monotonic() < deadline
+            server.process.send_signal(signal.SIGTERM)
+            while accepts(server.port):
+                assert time.monotonic() < deadline
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(10) == -signal.SIGTERM
 
 
 def test_dev_shows_failures_to_the_client_as_json_and_as_a_page(write: Callable[..., Path]) -> None:
