@@ -158,17 +158,16 @@ def accepts(port: int) -> bool:
 
 def test_a_second_signal_ends_a_server_that_still_drains(write: Callable[..., Path]) -> None:
     path = write('local app = greenlua.app {}\napp:get("/", function() print("inside") sleep(20) end)\nreturn app')
-    with serve(path) as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            deadline = time.monotonic() + 10
-            while "inside" not in server.log:
-                assert time.monotonic() < deadline
-            server.process.send_signal(signal.SIGTERM)
-            while accepts(server.port):
-                assert time.monotonic() < deadline
-            server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(10) == -signal.SIGTERM
+    with serve(path) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        deadline = time.monotonic() + 10
+        while "inside" not in server.log:
+            assert time.monotonic() < deadline
+        server.process.send_signal(signal.SIGTERM)
+        while accepts(server.port):
+            assert time.monotonic() < deadline
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == -signal.SIGTERM
 
 
 def test_dev_shows_failures_to_the_client_as_json_and_as_a_page(write: Callable[..., Path]) -> None:
