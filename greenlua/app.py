@@ -23,7 +23,7 @@ from gevent.monkey import get_original
 from greenlua.answers import PROBLEM_TYPE, REQUEST_ID, problem, render_error
 from greenlua.channel import Channel
 from greenlua.dispatcher import Dispatcher
-from greenlua.errors import ClientError, ConfigurationError, GreenluaError, ServerError
+from greenlua.errors import ClientError, ConfigurationError, GreenluaError, OverloadError, ServerError
 from greenlua.fields import Fields, RequestIds, now
 from greenlua.http.access import Format
 from greenlua.http.limits import Limits
@@ -107,6 +107,7 @@ class LuaApp:
         self.falcon.set_error_serializer(_serialize_error)
         self._request_ids: RequestIds | None = None
         self._serving: Serving | None = None
+        self._stopped = False
         _apps.add(self)
 
     # ------------------------------------------------------------ a request
@@ -123,6 +124,9 @@ class LuaApp:
                 serving = self._serve(environ)
             method = environ["REQUEST_METHOD"]
             path = environ.get("PATH_INFO") or "/"
+            if path == "*" and method == "OPTIONS":  # RFC 9110, 9.3.7: about the server as a whole
+                start_response("204 No Content", [("X-Request-ID", environ[REQUEST_ID])])
+                return []
             if not path.isascii():
                 path = _decode(path)
             falcon_app = self.falcon
@@ -144,6 +148,8 @@ class LuaApp:
 
     def _serve(self, environ: dict[str, Any]) -> Serving:
         """The first request in a process, or a request from the wrong thread."""
+        if self._stopped:
+            raise OverloadError("the server has stopped")
         try:
             if self._serving is not None or (environ.get("wsgi.multithread") and get_hub_if_exists() is None):
                 raise ServerError(_THREADED)
@@ -164,10 +170,11 @@ class LuaApp:
         """
         if self._serving is None:
             self._serving = Serving(self.path, self.settings, self._router)
+            self._stopped = False
         return self._serving
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Refuses new requests, waits for those inside, ends the Lua greenlet.
+        """Refuses new requests, waits for those inside, ends the Lua greenlet. Requests are taken again after a `start`.
 
         Args:
             timeout: seconds to wait; the setting ``drain_timeout`` by default.
@@ -177,6 +184,7 @@ class LuaApp:
         """
         serving = self._serving
         if serving is None:
+            self._stopped = True
             return True
         serving.channel.close()
         drained = True
@@ -188,7 +196,7 @@ class LuaApp:
             drained = False
         serving.dispatcher.stop()
         serving.pool.stop()
-        self._serving = None
+        self._serving, self._stopped = None, True
         return drained
 
     @property
@@ -220,6 +228,7 @@ class LuaApp:
     def _forget(self) -> None:
         """In a child after a fork: the parent's greenlets do not exist here."""
         self._serving = None
+        self._stopped = False
         self._request_ids = None
 
 

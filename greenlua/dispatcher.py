@@ -87,10 +87,7 @@ class Dispatcher:
                     # A Lua failure is a value by now, so this is ours. One request is lost, not the Lua greenlet.
                     log.exception("the Lua greenlet could not handle a %s", type(message).__name__)
                     self._give_up(message)
-            try:
-                self.publish()
-            except Exception:
-                log.exception("the Lua greenlet could not handle what Lua left in its outbox")
+            self.publish()
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Call):
@@ -142,25 +139,34 @@ class Dispatcher:
 
     def publish(self) -> None:
         """Acts on what Lua has left in its outbox: starts operations, writes logs. Also called once before the start."""
-        events = self._vm.take()
-        if events is None:
+        take = self._vm.take
+        while (events := take()) is not None:
+            for at in range(0, len(events), EVENT_WIDTH):
+                event = events[at : at + EVENT_WIDTH]
+                try:
+                    self._act_on(*event)
+                except Exception:
+                    log.exception("the Lua greenlet could not act on %r", event)
+
+    def _act_on(self, kind: int, index: int, generation: int, c: Any, d: Any, e: Any) -> None:
+        slot = self._pool.slots[index]
+        if kind == EVENT_OPERATION:
+            operation = Operation(slot, c, d.decode(), e)
+            try:
+                self._operations.start(operation)
+            except Exception as error:
+                log.exception("an operation could not be started")
+                self._channel.post(Resume(operation, False, f"{operation.name} could not be started: {error}".encode()))
             return
-        slots = self._pool.slots
-        for at in range(0, len(events), EVENT_WIDTH):
-            kind, a, b, c, d, e = events[at : at + EVENT_WIDTH]
-            if kind == EVENT_OPERATION:
-                self._operations.start(Operation(slots[a], c, d.decode(), e))
-                continue
-            slot = slots[a]
-            environ = slot.call.environ if slot.generation == b and slot.call is not None else {}
-            if kind == EVENT_FAILURE:
-                log_failure(environ, c.decode(errors="replace"), d.decode(errors="replace"))
-            elif kind == EVENT_LOG:
-                text = d.decode(errors="replace")
-                if e:
-                    text += " " + e.decode(errors="replace")
-                request_id = environ.get("greenlua.request_id")
-                app_log.log(_LEVELS[c], "%s%s", text, f" [{request_id}]" if request_id else "")
+        environ = slot.call.environ if slot.generation == generation and slot.call is not None else {}
+        if kind == EVENT_FAILURE:
+            log_failure(environ, c.decode(errors="replace"), d.decode(errors="replace"))
+        elif kind == EVENT_LOG:
+            text = d.decode(errors="replace")
+            if e:
+                text += " " + e.decode(errors="replace")
+            request_id = environ.get("greenlua.request_id")
+            app_log.log(_LEVELS[c], "%s%s", text, f" [{request_id}]" if request_id else "")
 
     # ------------------------------------------------------------ called by any greenlet
 
@@ -181,12 +187,16 @@ class Dispatcher:
         return answer.wait(timeout) or {}
 
 
+# A path may hold %0A: written as it is, it would be a log line of the client's own.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
 def log_failure(environ: dict[str, Any], message: str, traceback: str) -> None:
     """Logs what failed in a handler, with the request it failed for."""
     log.error(
         "%s %s [%s]: %s%s",
         environ.get("REQUEST_METHOD", "-"),
-        environ.get("PATH_INFO", "-"),
+        environ.get("PATH_INFO", "-").translate(_CONTROLS),
         environ.get("greenlua.request_id", "-"),
         message,
         "\n" + traceback if traceback else "",

@@ -70,9 +70,11 @@ class Fields:
                 return ENDED
             key = self._keys.get(name)
             if key is None:
-                if len(self._keys) >= NAMES_MAX:
-                    self._keys.clear()
-                key = self._keys[name] = _environ_key(name)
+                key = _environ_key(name)
+                if len(name) <= 64:
+                    if len(self._keys) >= NAMES_MAX:
+                        self._keys.clear()
+                    self._keys[name] = key
             value = call.environ.get(key)
             if not value:
                 return b"" if value is not None and key.startswith("HTTP_") else False

@@ -13,7 +13,7 @@ from typing import Any
 
 from falcon import Request, Response
 from falcon.routing import CompiledRouter
-from falcon.routing.converters import IntConverter
+from falcon.routing.converters import FloatConverter, IntConverter
 from falcon.routing.util import set_default_responders
 
 from greenlua.errors import ConfigurationError
@@ -22,6 +22,7 @@ from greenlua.routes import Route, RouteTable
 Found = tuple[Any, dict[str, Callable[..., Any]], dict[str, Any], str | None]
 
 _INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+_FLOAT = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 class Int64Converter(IntConverter):
@@ -35,6 +36,13 @@ class Int64Converter(IntConverter):
         return super().convert(value)
 
 
+class StrictFloatConverter(FloatConverter):
+    """Falcon's ``float``, but only as JSON writes numbers: no ``1_0``, no ``inf``, no digits of other scripts."""
+
+    def convert(self, value: str) -> float | None:
+        return super().convert(value) if _FLOAT.fullmatch(value) or not self._finite else None
+
+
 class Int53Converter(Int64Converter):
     """The same for LuaJIT, whose numbers are all floats: past 2^53 one row's id would be another's."""
 
@@ -44,6 +52,7 @@ class Int53Converter(Int64Converter):
 def _new_router(integers: type[IntConverter] = Int64Converter) -> CompiledRouter:
     router = CompiledRouter()
     router.options.converters["int"] = integers
+    router.options.converters["float"] = StrictFloatConverter
     return router
 
 
@@ -95,6 +104,8 @@ class Router(CompiledRouter):
         if found is not None:
             # PERF: the dict of fields is shared by all requests of a fixed path; nothing writes to it.
             return found
+        if uri.startswith("//"):
+            return None  # Falcon would strip it, and a proxy's rule for /admin/ could be passed by //admin/
         return self._lua.find(uri) or super().find(uri, req)
 
 

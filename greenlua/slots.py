@@ -55,6 +55,9 @@ _TAKE, _FILL, _LEAVE, _RESET = _AFTER["take"], _AFTER["fill"], _AFTER["leave"], 
 SWEEP_INTERVAL = 0.1  # seconds; how late a deadline may be noticed. One pass over 4096 slots takes about 0.1 ms.
 
 
+_STOPPED = Failure(503, "the server has stopped")
+
+
 class Slot:
     """One place for one request. ``call`` is what Lua's lazy fields are read from while the slot is held."""
 
@@ -208,9 +211,13 @@ class SlotPool:
         self._sweeper = None
 
     def stop(self) -> None:
-        """Ends the sweep."""
+        """Ends the sweep and answers 503 to everyone who still waits. Called when the Lua greenlet is gone."""
         if self._sweeper is not None:
             self._sweeper.kill(block=False)
+        for slot in self.slots:
+            if slot.state is WAITING:
+                slot.state = TRANSITIONS[slot.state, "expire"]
+                slot.result.set(_STOPPED)
 
     # ------------------------------------------------------------ figures
 

@@ -24,6 +24,9 @@ app:get("/spin/{rounds:int}", function(ctx) local n = 0 for i = 1, ctx.params.ro
 app:get("/mark/{name}", function(ctx) ran[ctx.params.name] = true return "marked" end)
 app:get("/ran", function() return ran end)
 app:get("/turns", function() for _ = 1, 5 do sleep(0) end return "turned" end)
+app:get("/tamper", function(ctx) ctx[1] = "not a slot" ctx[2] = -1 sleep(0.01) return "tampered" end)
+app:get("/boom/{why}", function(ctx) error(ctx.params.why) end)
+app:get("/float/{x:float}", function(ctx) return { x = ctx.params.x } end)
 app:get("/late", function(ctx) sleep(0.15) return ctx.path end)
 return app
 """
@@ -201,6 +204,23 @@ def test_stop_refuses_newcomers_and_waits_for_those_inside(make: Callable[..., L
     assert stopping.get() is True
 
 
+def test_who_still_waits_when_the_app_stops_is_answered_503_and_so_is_who_comes_later(
+    write: Callable[..., Path],
+) -> None:
+    app = create_app(write(SOURCE))
+    ask = asker(app)
+    inside = gevent.spawn(ask, "/sleep/60.0")
+    wait_until(lambda: app.start().pool.in_use == 1)
+    assert app.stop(0.01) is False
+    assert inside.get(timeout=5)[0] == "503 Service Unavailable"
+    status, _, body = ask("/mark/late")
+    assert status == "503 Service Unavailable"
+    assert json.loads(body)["detail"] == "the server has stopped"
+    app.start()
+    assert ask("/mark/again")[2] == b"marked"
+    assert app.stop(1) is True
+
+
 def test_stop_gives_up_after_its_timeout(write: Callable[..., Path]) -> None:
     app = create_app(write(SOURCE))
     app.start()
@@ -277,6 +297,40 @@ def test_python_may_add_routes_and_middleware_to_the_falcon_app(make: Callable[.
     assert headers["x-request-id"]
     assert ask("/python")[1]["x-watched"] == "yes"
     assert seen == ["/mark/b", "/python"]
+
+
+def test_what_a_handler_writes_into_its_ctx_harms_nobody(make: Callable[..., LuaApp]) -> None:
+    ask = asker(make(request_timeout=5))
+    greenlets = [gevent.spawn(ask, path) for _ in range(8) for path in ("/tamper", "/sleep/0.01", "/sleep/0.02")]
+    gevent.joinall(greenlets, raise_error=True)
+    assert [greenlet.get()[2] for greenlet in greenlets] == [b"tampered", b"slept", b"slept"] * 8
+
+
+def test_a_client_cannot_write_log_lines_of_its_own(
+    make: Callable[..., LuaApp], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        asker(make())("/boom/x\nFAKE line")
+    assert "GET /boom/x\\x0aFAKE line" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("//mark/x", "404"), ("///mark/x", "404"), ("//ran", "404"), ("/mark//x", "404"), ("/float/1.5", "200"),
+        ("/float/-2e3", "200"), ("/float/1_0", "404"), ("/float/inf", "404"), ("/float/nan", "404"), ("/float/ 1", "404"),
+    ],
+)  # fmt: skip
+def test_only_the_path_as_it_is_written_matches(make: Callable[..., LuaApp], path: str, status: str) -> None:
+    assert asker(make())(path)[0].startswith(status)
+
+
+def test_options_of_the_server_as_a_whole(make: Callable[..., LuaApp]) -> None:
+    environ: dict[str, Any] = {"PATH_INFO": "*", "REQUEST_METHOD": "OPTIONS"}
+    setup_testing_defaults(environ)
+    answers: list[str] = []
+    assert make()(environ, lambda status, headers, *_: answers.append(status)) == []
+    assert answers == ["204 No Content"]
 
 
 def test_ten_thousand_fixed_routes_all_answer_and_beat_templates(write: Callable[..., Path]) -> None:

@@ -30,10 +30,10 @@ def load(write: Write, lua: str, *codes: str, head: str = "") -> VM:
 
 
 def events(vm: VM) -> list[tuple[Any, ...]]:
-    flat = vm.take()
-    if flat is None:
-        return []
-    return [tuple(flat[at : at + EVENT_WIDTH]) for at in range(0, len(flat), EVENT_WIDTH)]
+    found: list[tuple[Any, ...]] = []
+    while (flat := vm.take()) is not None:
+        found += [tuple(flat[at : at + EVENT_WIDTH]) for at in range(0, len(flat), EVENT_WIDTH)]
+    return found
 
 
 def logged(vm: VM) -> list[bytes]:
@@ -264,6 +264,48 @@ def test_log_lines_of_one_batch_are_bounded(write: Write, lua: str) -> None:
     taken = events(vm)
     assert len(taken) == 1002
     assert [event[0] for event in taken].count(EVENT_OPERATION) == 1  # an operation is never dropped
-    assert taken[-1][4] == b"4000 log lines of one batch were dropped"
+    assert b"4000 log lines of one batch were dropped" in [event[4] for event in taken]
     vm.start(1, 1, 2)
     assert logged(vm) == [b"fresh"]
+
+
+def test_an_error_object_that_equals_everything_is_an_error_object(write: Write, lua: str) -> None:
+    vm = load(
+        write,
+        lua,
+        "error(setmetatable({}, { __eq = function() return true end }))",
+        'error(setmetatable({}, { __eq = function() error("in __eq") end }))',
+        "local co = coroutine.wrap(function() coroutine.yield(setmetatable({}, { __eq = function() return true end })) end) "
+        "return type(co())",
+        "return { setmetatable({}, { __eq = function() return true end }) }",
+        'return "fine"',
+    )
+    for number in (1, 2):
+        assert vm.start(0, 1, number)[0] is False
+        assert vm.start(0, 1, 5) == (200, TEXT, b"fine")
+    assert vm.start(0, 1, 3) == (200, TEXT, b"table")
+    assert vm.start(0, 1, 4)[2] == b"[{}]"
+    assert vm.take() is None
+
+
+def test_no_operation_is_lost_when_finalizers_log_at_any_time(write: Write, lua: str) -> None:
+    vm = load(
+        write,
+        lua,
+        'local meta = { __gc = function() log.info("gc") end } for _ = 1, 40 do setmetatable({}, meta) end sleep(0)',
+        "sleep(0)",
+    )
+    begun = 0
+    for number in range(3000):
+        assert vm.start(number % 7, number, 1 + number % 2) is None
+        begun += sum(event[0] == EVENT_OPERATION for event in events(vm))
+    assert begun == 3000
+
+
+def test_any_number_of_events_comes_out(write: Write, lua: str) -> None:
+    vm = load(write, lua, 'for _ = 1, 3 do log.info("x") end sleep(0)')
+    for number in range(2000):
+        assert vm.start(number, 1, 1) is None
+    kinds = [event[0] for event in events(vm)]
+    assert kinds.count(EVENT_OPERATION) == 2000
+    assert kinds.count(EVENT_LOG) == 1001  # a thousand, and one that says how many were dropped

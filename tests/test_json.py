@@ -303,3 +303,16 @@ return app"""
         "null": None,
         "text": "null",
     }
+
+
+def test_long_keys_of_clients_do_not_stay_in_memory(write: Callable[..., Path], lua: str) -> None:
+    vm = VM(lua, {"fetch": lambda *_: b"x", "fetch_header": lambda *_: False, "now": lambda: 0.0})
+    vm.load(
+        write(
+            "local app = greenlua.app {}\nlocal n = 0\n"
+            'app:get("/", function() n = n + 1 return { [n .. ("k"):rep(1000000)] = 1 } end)\nreturn app'
+        )
+    )
+    for _ in range(60):
+        assert vm.start(0, 1, 1)[0] == 200
+    assert vm.statistics()["memory"] < 40_000_000

@@ -156,7 +156,7 @@ local function check_type(ctx, wanted, accepted)
   for i = 1, #accepted do
     if find(kind, accepted[i]) then return kind end
   end
-  return refuse(415, format("the body is %s; this needs %s", kind, wanted))
+  return refuse(415, format("the body is %s; this needs %s", gsub(kind, "[^\33-\126]", "?"), wanted))
 end
 
 local JSON_TYPES = { "^application/json$", "^application/[%w.+-]+%+json$", "^text/json$" }

@@ -15,19 +15,19 @@ local OURS, WAITS = true, false
 local DEPTH_MAX = 190 -- coroutines resumed inside one another; LuaJIT does not look whether the C stack has room for more
 local made = setmetatable({}, { __mode = "k" })
 
-local depth = 0 -- resumes under way; each ends in pump
+local nesting = prelude.engine.nesting -- its depth counts resumes under way; each ends in pump
 
 -- Passes an operation of an inner coroutine on to the engine, and the answer back in.
 local pump
 
 local function pass_in(co, ...)
   made[co] = OURS
-  depth = depth + 1
+  nesting.depth = nesting.depth + 1
   return pump(co, resume(co, ...))
 end
 
 function pump(co, ok, tag, ...)
-  depth = depth - 1
+  nesting.depth = nesting.depth - 1
   if ok and tag == OPERATION then
     if not isyieldable() then return pass_in(co, false, cannot_wait((...))) end
     made[co] = WAITS
@@ -38,7 +38,7 @@ end
 
 local function check_thread(co, name)
   if type(co) ~= "thread" then raise("coroutine.%s takes a coroutine, not a %s", name, type(co)) end
-  if depth >= DEPTH_MAX then return "C stack overflow: coroutines inside one another" end
+  if nesting.depth >= DEPTH_MAX then return "C stack overflow: coroutines inside one another" end
   if made[co] then return nil end
   if made[co] == WAITS then return "cannot " .. name .. " a coroutine that waits for an operation" end
   return "cannot " .. name .. " the coroutine of a request"
@@ -57,7 +57,7 @@ end
 function coroutines.resume(co, ...)
   local why = check_thread(co, "resume")
   if why then return false, why end
-  depth = depth + 1
+  nesting.depth = nesting.depth + 1
   return pump(co, resume(co, ...))
 end
 
@@ -86,7 +86,7 @@ function coroutines.wrap(f)
   return function(...)
     local why = check_thread(co, "resume")
     if why then raise(why) end
-    depth = depth + 1
+    nesting.depth = nesting.depth + 1
     return unwrap(co, pump(co, resume(co, ...)))
   end
 end

@@ -4,7 +4,7 @@
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
 --                                     | nothing   it waits for an operation, which stands in the outbox
 --   resume(operation, ok, value) -> the same; cancel(index, generation) -> the operation it waited for, or nothing
---   take() -> the outbox, six values an event
+--   take() -> the oldest events of the outbox, six values each, or nothing when it is empty
 
 local prelude = ...
 
@@ -15,52 +15,67 @@ local traceback = debug.traceback
 local error, pcall, rawequal, setmetatable, tostring, type = error, pcall, rawequal, setmetatable, tostring, type
 local find, format, gmatch = string.find, string.format, string.gmatch
 local collectgarbage, math, next = collectgarbage, math, next
-local concat, unpack = table.concat, table.unpack or unpack
+local concat, remove, unpack = table.concat, table.remove, table.unpack or unpack
 local Context, define_template = prelude.context.Context, prelude.context.define_template
 local OURS, raise = prelude.errors.OURS, prelude.errors.raise
 local finish, is_response = prelude.response.finish, prelude.response.is_response
 
--- What a coroutine says when it yields to the engine. Private tables: a handler cannot make one up.
-local DONE, OPERATION = {}, {}
+-- What a coroutine says when it yields to the engine. Functions, because == of two tables would ask an error object's __eq.
+local function DONE() end
+local function OPERATION() end
 
 -- Kinds of events in the outbox, shared with messages.py.
 local EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG = 1, 2, 3
 
 local IDLE_MAX = 1024    -- coroutines kept for reuse, about 1 KB each
-local OUTBOX_MAX = 6000  -- values (1,000 events) that log calls may leave in one batch; Lua's stack must hold them all
+local OUTBOX_MAX = 6000  -- values (1,000 events) in one take: LuaJIT's stack holds 8,000
+local LOGS_MAX = 1000    -- log events that one batch may leave
 
 local runs, places = {}, {}  -- handler number -> the composed handler; where it stands, as app.lua:12
 local idle, idle_count = {}, 0
 local parked, waiting = {}, {}  -- operation -> task; slot index -> task
 local operations = 0
 local outbox, outbox_count = {}, 0
-local lost = 0               -- log events that did not fit
+local full = {}              -- outboxes that are full, the oldest first
+local logged, lost = 0, 0    -- log events since the last take; those that were too many
+local nesting = { depth = 0 } -- coroutines of user code resumed inside one another just now (coroutines.lua)
 local index_now, generation_now = 0, 0
 
+-- Any allocation may run a finalizer of user code that logs. So each of these takes its place before it allocates again.
 local function emit(kind, a, b, c, d, e)
-  local n = outbox_count
-  outbox[n + 1], outbox[n + 2], outbox[n + 3], outbox[n + 4], outbox[n + 5], outbox[n + 6] = kind, a, b, c, d, e
+  if outbox_count >= OUTBOX_MAX then
+    local fresh = {}
+    if outbox_count >= OUTBOX_MAX then
+      local old = outbox
+      outbox, outbox_count = fresh, 0
+      full[#full + 1] = old
+    end
+  end
+  local box, n = outbox, outbox_count
   outbox_count = n + 6
+  box[n + 1], box[n + 2], box[n + 3], box[n + 4], box[n + 5], box[n + 6] = kind, a, b, c, d, e
 end
 
 local function take()
-  local n = outbox_count
-  if n == 0 then return end
   if lost > 0 then
-    emit(EVENT_LOG, 0, 0, "warning", format("%d log lines of one batch were dropped", lost), false)
-    n, lost = n + 6, 0
+    local text = format("%d log lines of one batch were dropped", lost)
+    lost = 0
+    emit(EVENT_LOG, 0, 0, "warning", text, false)
   end
-  outbox_count = 0
-  local taken = outbox
-  outbox = {}
+  if full[1] then return unpack(remove(full, 1), 1, OUTBOX_MAX) end
+  if outbox_count == 0 then return end
+  local fresh = {}
+  local taken, n = outbox, outbox_count
+  outbox, outbox_count, logged = fresh, 0, 0
   return unpack(taken, 1, n)
 end
 
 local function log(level, message, fields)
-  if outbox_count >= OUTBOX_MAX then
+  if logged >= LOGS_MAX then
     lost = lost + 1
     return
   end
+  logged = logged + 1
   emit(EVENT_LOG, index_now, generation_now, level, message, fields)
 end
 
@@ -130,12 +145,12 @@ end
 -- and what a handler returned is judged when it is gone.
 local function locate(ctx, trace)
   if trace ~= "" then return trace end
-  return "in the handler at " .. places[ctx[3]]
+  return "in the handler at " .. (places[ctx[3]] or "?")
 end
 
 local function report(ctx, caught)
   caught.traceback = locate(ctx, caught.traceback)
-  emit(EVENT_FAILURE, ctx[1], ctx[2], caught.message, caught.traceback, false)
+  emit(EVENT_FAILURE, index_now, generation_now, caught.message, caught.traceback, false)
 end
 
 -- ---------------------------------------------------------------- coroutines
@@ -171,23 +186,29 @@ local function failed(co, ctx, value)
 end
 
 local function settle(co, ctx, ok, tag, a, b, c)
-  if tag == DONE then
+  if not ok then
+    return failed(co, ctx, tag)
+  elseif tag == DONE then
     if idle_count < IDLE_MAX then
       idle_count = idle_count + 1
       idle[idle_count] = co
     end
     return a, b, c
-  elseif not ok then
-    return failed(co, ctx, tag)
   elseif tag == OPERATION then
     operations = operations + 1
-    local task = { co = co, ctx = ctx, operation = operations }
+    -- The engine's own names of the request: what a handler writes into its ctx changes nothing here.
+    local task = { co = co, ctx = ctx, operation = operations, index = index_now, generation = generation_now }
     parked[operations] = task
-    waiting[ctx[1]] = task
-    emit(EVENT_OPERATION, ctx[1], ctx[2], operations, a, b)
+    waiting[index_now] = task
+    emit(EVENT_OPERATION, index_now, generation_now, operations, a, b)
     return
   end
   return failed(co, ctx, "attempt to yield from outside a coroutine")
+end
+
+local function enter(index, generation)
+  index_now, generation_now = index, generation
+  nesting.depth = 0 -- a stack overflow in the middle of a resume may have left it too high
 end
 
 local function start(index, generation, number, ...)
@@ -198,7 +219,7 @@ local function start(index, generation, number, ...)
   else
     co = create(work)
   end
-  index_now, generation_now = index, generation
+  enter(index, generation)
   local ctx = setmetatable({ index, generation, number, ... }, Context)
   run_next, ctx_next = runs[number], ctx
   return settle(co, ctx, resume_raw(co))
@@ -208,18 +229,17 @@ local function resume(operation, ok, value)
   local task = parked[operation]
   if not task then return end
   parked[operation] = nil
-  local ctx = task.ctx
-  waiting[ctx[1]] = nil
-  index_now, generation_now = ctx[1], ctx[2]
-  return settle(task.co, ctx, resume_raw(task.co, ok, value))
+  waiting[task.index] = nil
+  enter(task.index, task.generation)
+  return settle(task.co, task.ctx, resume_raw(task.co, ok, value))
 end
 
 local function cancel(index, generation)
   local task = waiting[index]
-  if not task or task.ctx[2] ~= generation then return end
+  if not task or task.generation ~= generation then return end
   waiting[index] = nil
   parked[task.operation] = nil
-  index_now, generation_now = index, generation
+  enter(index, generation)
   if close then
     local ok, value = close(task.co)
     if not ok then
@@ -259,6 +279,7 @@ end
 
 return {
   OPERATION = OPERATION,
+  nesting = nesting,
   cannot_wait = cannot_wait,
   catch = catch,
   ensure_caught = ensure_caught,

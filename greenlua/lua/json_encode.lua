@@ -5,7 +5,7 @@
 local prelude = ...
 
 local char, find, format, gsub, match = string.char, string.find, string.format, string.gsub, string.match
-local concat, next, type, tostring, tonumber = table.concat, next, type, tostring, tonumber
+local concat, next, rawequal, type, tostring, tonumber = table.concat, next, rawequal, type, tostring, tonumber
 local getmetatable = prelude.getmetatable -- sees through __metatable
 local math_type = math.type
 local huge = math.huge
@@ -13,7 +13,8 @@ local null, Array, OPAQUE, is_utf8 = prelude.values.null, prelude.values.Array, 
 local raise = prelude.errors.raise
 
 local DEPTH_MAX = prelude.values.DEPTH_MAX
-local KEYS_MAX = 4096        -- object keys remembered in encoded form; past it the memory is started afresh
+local KEYS_MAX = 4096   -- object keys remembered in encoded form; past it the memory is started afresh
+local KEY_LENGTH = 64   -- bytes; a longer key is not remembered, so that no client can fill the memory with keys
 
 local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
 for code = 0, 31 do
@@ -65,12 +66,16 @@ end
 -- Keys in encoded form: "name": and, for a string behind it, "name":" with the opening quote.
 local keys, string_keys, key_count = {}, {}, 0
 
-local function remember(key)
+-- A key that is not remembered yet, in both forms, or nil where JSON cannot say it.
+local function encode_key(key)
   local text = type(key) == "string" and quote(key)
-  if not text then return false end
-  if key_count >= KEYS_MAX then keys, string_keys, key_count = {}, {}, 0 end
-  keys[key], string_keys[key], key_count = text .. ":", text .. ':"', key_count + 1
-  return true
+  if not text then return nil end
+  local plain, for_string = text .. ":", text .. ':"'
+  if #key <= KEY_LENGTH then
+    if key_count >= KEYS_MAX then keys, string_keys, key_count = {}, {}, 0 end
+    keys[key], string_keys[key], key_count = plain, for_string, key_count + 1
+  end
+  return plain, for_string
 end
 
 local write
@@ -111,7 +116,11 @@ local function write_object(fields, meta, buffer, n, depth)
   if type(meta) == "table" and meta.__pairs then step, state, start = meta.__pairs(fields) end
   local before = "{"
   for key, item in step, state, start do
-    if not keys[key] and not remember(key) then return nil end
+    local plain, for_string = keys[key], string_keys[key]
+    if not plain then
+      plain, for_string = encode_key(key)
+      if not plain then return nil end
+    end
     local kind = type(item)
     n = n + 1
     if kind == "string" then
@@ -119,13 +128,13 @@ local function write_object(fields, meta, buffer, n, depth)
         item = escape(item)
         if not item then return nil end
       end
-      buffer[n] = before .. string_keys[key] .. item .. '"'
+      buffer[n] = before .. for_string .. item .. '"'
     elseif kind == "number" then
       local text = number(item)
       if not text then return nil end
-      buffer[n] = before .. keys[key] .. text
+      buffer[n] = before .. plain .. text
     else
-      buffer[n] = before .. keys[key]
+      buffer[n] = before .. plain
       n = write(item, buffer, n, depth)
       if not n then return nil end
     end
@@ -141,7 +150,7 @@ end
 function write(value, buffer, n, depth)
   local kind = type(value)
   if kind == "table" then
-    if value == null then
+    if rawequal(value, null) then
       buffer[n + 1] = "null"
       return n + 1
     end
@@ -149,7 +158,7 @@ function write(value, buffer, n, depth)
     local meta = getmetatable(value)
     if meta and OPAQUE[meta] then return nil end
     local length = #value
-    if length == 0 and meta ~= Array then return write_object(value, meta, buffer, n, depth + 1) end
+    if length == 0 and not (meta and rawequal(meta, Array)) then return write_object(value, meta, buffer, n, depth + 1) end
     local count = 0
     for _ in next, value do count = count + 1 end
     if count ~= length then return nil end
@@ -182,14 +191,14 @@ local function explain(value, path, depth, above)
   elseif kind == "number" then
     if not number(value) then return path .. " is " .. (value ~= value and "NaN" or "infinite") .. ", which JSON cannot say" end
   elseif kind == "table" then
-    if value == null then return nil end
+    if rawequal(value, null) then return nil end
     if above[value] then return path .. " is a table that contains itself" end
     if depth >= DEPTH_MAX then return format("%s is nested deeper than %d levels", path, DEPTH_MAX) end
     local meta = getmetatable(value)
     if meta and OPAQUE[meta] then return format("%s is a %s, which JSON cannot say", path, meta.__name) end
     above[value] = true
     local length = #value
-    local listed = length > 0 or meta == Array
+    local listed = length > 0 or meta ~= nil and rawequal(meta, Array)
     local step, state, start = next, value, nil
     if not listed and type(meta) == "table" and meta.__pairs then step, state, start = meta.__pairs(value) end
     for key, item in step, state, start do

@@ -62,7 +62,7 @@ local function check_name(name)
   end
   if OWNED[lower(name)] then raise("the header %s is set by the server, not by a handler", name) end
   if name_count >= NAMES_MAX then names, name_count = {}, 0 end
-  names[name], name_count = true, name_count + 1
+  if #name <= 64 then names[name], name_count = true, name_count + 1 end
 end
 
 local function check_value(name, value)

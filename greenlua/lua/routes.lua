@@ -277,7 +277,7 @@ end
 -- or nil and a sentence.
 local function seal(returned)
   if not declared then return nil, "it never called greenlua.app; a program begins with: local app = greenlua.app {}" end
-  if returned ~= declared then
+  if not rawequal(returned, declared) then
     local what = returned == nil and "nothing" or "a " .. type(returned)
     return nil, "it returned " .. what .. "; end it with: return app"
   end

@@ -34,9 +34,9 @@ end
 -- ---------------------------------------------------------------- logging
 
 local function to_text(...)
-  local parts = {}
+  local values, parts = { ... }, {}
   for i = 1, select("#", ...) do
-    local ok, text = pcall(tostring, (select(i, ...)))
+    local ok, text = pcall(tostring, values[i])
     parts[i] = ok and type(text) == "string" and text or "?"
   end
   return concat(parts, "\t")
@@ -145,7 +145,7 @@ local LOADING = {}
 function env.require(name)
   if type(name) ~= "string" then raise("require takes a name, not a %s", type(name)) end
   local module = loaded[name]
-  if module == LOADING then raise("require %q goes round in a circle", name) end
+  if rawequal(module, LOADING) then raise("require %q goes round in a circle", name) end
   if module ~= nil then return module end
   if routes.is_serving() then
     raise("the module %q was not loaded at the start; require it at the top of a file, not first in a handler", name)
