@@ -6,8 +6,11 @@ What is wrong with the app or a setting is one message on stderr and exit status
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import socket
+import ssl
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -20,6 +23,7 @@ from greenlua.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from greenlua.app import LuaApp
+    from greenlua.run import Listener
 
 APP = click.argument("app", metavar="APP.LUA")
 SET = click.option(
@@ -85,6 +89,8 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     """Serve APP.LUA until Ctrl-C or SIGTERM; then finish the requests inside and exit."""
     settings = _settings(pairs, dev)
     access_log = None if quiet else options["access_log"]
+    if options["keyfile"] and not options["certfile"]:
+        raise _Wrong("--keyfile needs --certfile")
     if server == "pywsgi":
         for name, given in (
             ("--workers", workers > 1),
@@ -116,8 +122,18 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     except ConfigurationError as error:
         raise _Wrong(str(error)) from None
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise _Wrong(f"cannot listen on {listener.where}: {reason}") from None
+        raise _Wrong(_why_not(listener, error)) from None
+
+
+def _why_not(listener: Listener, error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        key = "" if listener.keyfile else "; its key may stand in the same file or be named with --keyfile"
+        return f"{listener.certfile} cannot be used as a certificate with its key: {error.reason or error}{key}"
+    if isinstance(error, socket.gaierror):
+        return f"cannot listen on {listener.where}: {error.strerror}"
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    hint = "; choose another with --port" if error.errno == errno.EADDRINUSE and listener.unix is None else ""
+    return f"cannot listen on {listener.where}: {reason}{hint}"
 
 
 def _unix(bind: str | None) -> str | None:

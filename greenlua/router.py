@@ -126,7 +126,10 @@ def _refusal(table: RouteTable, template: str, place: str, error: ValueError) ->
                 f"{place}: {template} cannot be told from {earlier}, declared at {other};"
                 " give the same field the same name and type"
             )
-    return f"{place}: the template {template} is wrong: {error}"
+    reason = str(error)
+    if "nknown converter" in reason:
+        reason += "; the types are " + ", ".join(sorted(_new_router().options.converters))
+    return f"{place}: the template {template} is wrong: {reason}"
 
 
 class _Nothing:

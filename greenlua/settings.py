@@ -97,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 NAMES: tuple[str, ...] = Settings.__struct_fields__
+_OPTIONS = ("host", "port", "bind", "certfile", "keyfile", "workers", "server", "quiet")
 _ENVIRONMENT_PREFIX = "GREENLUA_"
 # What Kubernetes gives every container when a Service has the name greenlua.
 _KUBERNETES = re.compile(r"GREENLUA_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
@@ -149,6 +150,10 @@ def _convert(name: str, value: Any, where: str) -> Any:
     if name not in _TYPES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"did you mean {near[0]}?" if near else "the settings are " + ", ".join(NAMES)
+        if name in _OPTIONS:
+            hint = f"it is an option of the command: greenlua run --{name}"
+        elif name == "tool":
+            hint = "in greenlua.toml settings stand at the top, without a table"
         raise ConfigurationError(f"{where}: there is no setting {name!r}; {hint}")
     try:
         if name == "trusted_proxies":
@@ -181,6 +186,7 @@ def _reason(name: str, message: str) -> str:
         ("`str`", "text"),
     ):
         message = message.replace(word, meaning)
+    message = message.removesuffix(", got text")  # all that comes from outside is text
     return message[0].lower() + message[1:]
 
 

@@ -63,6 +63,14 @@ def test_routes_is_a_table_with_the_place_of_each_handler(write: Callable[..., P
 # What is wrong in the app -> what stderr says
 APPS = [
     ("local app = greenlua.app {}\nreturn app(", "app.lua:2: unexpected symbol near <eof>"),
+    (
+        "local app = greenlua.app {}\napp:get('/x/<id>', print)\nreturn app",
+        "begins with : or <; a field is written {name}",
+    ),
+    (
+        "local app = greenlua.app {}\napp:get('/x/{i:integer}', print)\nreturn app",
+        "the types are dt, float, int, path, re, uuid",
+    ),
     ("local app = greenlua.app {}\nlocal x = nil + 1\nreturn app", "app.lua:2: attempt to perform arithmetic"),
     ("local app = greenlua.app {}\n", "app.lua: it returned nothing; end it with: return app"),
     ("return 1", "app.lua: it never called greenlua.app"),
@@ -137,7 +145,7 @@ def test_a_taken_port_is_named() -> None:
         result = run("run", HELLO, "--port", str(taken.getsockname()[1]))
     assert result.returncode == 2
     assert "cannot listen on 127.0.0.1:" in result.stderr
-    assert "in use" in result.stderr
+    assert "in use; choose another with --port" in result.stderr
     assert "Traceback" not in result.stderr
 
 

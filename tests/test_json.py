@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenlua.testing import client
-from greenlua.vm import MODULES
+from greenlua.vm import MODULES, VM
 
 APP = Path(__file__).parent / "apps" / "json.lua"
 

@@ -290,3 +290,18 @@ return app"""
         assert head.headers.get("Content-Length") == get.headers.get("Content-Length"), name
     assert api.head("/json").headers["Content-Length"] == str(len('{"method":"HEAD"}'))
     assert api.head("/own").headers["X-Own"] == "head"
+
+
+@pytest.mark.parametrize("after", ["", "app:after(function() end)"], ids=["plain", "hooked"])
+def test_a_status_behind_the_body_is_named(write: Write, lua: str, after: str) -> None:
+    path = write(
+        f'local app = greenlua.app {{}} {after} app:get("/", function() return {{ a = 1 }}, 201 end) return app'
+    )
+    result = client(path, lua=lua, dev=True).get("/")
+    assert result.status_code == 500
+    assert result.json["detail"] == "a handler returned a table and then 201; the status comes first: return 201, body"
+
+
+def test_what_gsub_gives_besides_its_text_is_no_matter(write: Write, lua: str) -> None:
+    path = write('local app = greenlua.app {} app:get("/", function() return ("aaa"):gsub("a", "b") end) return app')
+    assert client(path, lua=lua).get("/").text == "bbb"

@@ -133,10 +133,18 @@ local function kind_now(response)
   return kind_of(body)
 end
 
+-- Flask's order. Other second values are let pass: text:gsub(...) gives one, and Lua's way is to drop what nobody asked for.
+local function check_order(kind, second)
+  if kind == "table" and type(second) == "number" and second >= 200 and second <= 599 then
+    error(format("a handler returned a table and then %s; the status comes first: return %s, body", second, second), 0)
+  end
+end
+
 -- What a handler returned, written.
 -- PERF: the two commonest answers, a table and a string, go first and make no table of their own.
 local function finish(ctx, a, b, c)
   local kind = type(a)
+  if b ~= nil then check_order(kind, b) end
   if kind == "table" then
     if getmetatable(a) == Response then
       return write(ctx, kind_now(a), check_status(a.status), a.body, check_headers(a.headers))
@@ -163,6 +171,7 @@ local Headers = {
 -- What a handler returned, as a response of its own that `after` may change: never a table that the app shares.
 local function lift(a, b, c)
   local kind, status, body, headers
+  if b ~= nil then check_order(type(a), b) end
   if is_response(a) then
     kind, status, body, headers = a.kind, a.status, a.body, a.headers
   elseif type(a) == "number" then

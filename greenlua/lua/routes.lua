@@ -155,8 +155,8 @@ local function check_template(template, what)
   if find(literal, "?", 1, true) then
     wrong('the template "%s" has a ? in it: a template is for the path; the handler finds the query in ctx.query', template)
   end
-  if find(template, "/:", 1, true) then
-    wrong('the template "%s" has a segment that begins with a colon; a field is written {name} or {name:int}', template)
+  if find(template, "/:", 1, true) or find(template, "/<", 1, true) then
+    wrong('the template "%s" has a segment that begins with : or <; a field is written {name} or {name:int}', template)
   end
   return template
 end
