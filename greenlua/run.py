@@ -37,8 +37,12 @@ class Listener(NamedTuple):
         return f"unix:{self.unix}" if self.unix is not None else (self.host, self.port)
 
     @property
+    def shown_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def where(self) -> str:
-        return f"unix:{self.unix}" if self.unix is not None else f"{self.host}:{self.port}"
+        return f"unix:{self.unix}" if self.unix is not None else f"{self.shown_host}:{self.port}"
 
     @property
     def tls(self) -> dict[str, Any]:
@@ -54,8 +58,7 @@ class Listener(NamedTuple):
         """What is announced; ``port`` is the one that was picked."""
         if self.unix is not None:
             return f"unix:{self.unix}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.certfile else 'http'}://{host}:{port}"
+        return f"{'https' if self.certfile else 'http'}://{self.shown_host}:{port}"
 
 
 def announce(path: str, url: str) -> None:

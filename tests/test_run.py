@@ -106,6 +106,16 @@ def test_a_unix_socket_serves_and_is_removed_at_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+def test_ipv6(workers: str) -> None:
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists() or not Path("/proc/net/if_inet6").read_text():
+        pytest.skip("this machine has no IPv6")
+    with serve(HELLO, "--host", "::1", "--workers", workers) as server:
+        assert server.url.startswith("http://[::1]:")
+        with urllib.request.urlopen(server.url + "/hello/six") as answer:
+            assert answer.read() == b'{"message":"Hello, six"}'
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_tls(certificate: Path, workers: str) -> None:
     with serve(HELLO, "--certfile", str(certificate), "--workers", workers) as server:
         assert server.url.startswith("https://127.0.0.1:")
