@@ -14,7 +14,7 @@ import msgspec
 
 from greenlua.errors import REASONS, ClientError, GreenluaError, OverloadError
 from greenlua.files import open_file
-from greenlua.messages import EMPTY, FILE, HTML, JSON, PROBLEM, TEXT, Failure, Reply
+from greenlua.messages import EMPTY, FILE, HTML, JSON, PROBLEM, STREAM, TEXT, Failure, Reply
 
 Headers = list[tuple[str, str]]
 Answer = tuple[str, Headers, Iterable[bytes]]
@@ -52,6 +52,9 @@ def render(reply: Reply, environ: dict[str, Any], folder: Path) -> Answer:
         headers += [header for header in file_headers if header[0].lower() not in given]
         headers.append(("X-Request-ID", environ[REQUEST_ID]))
         return status, headers, blocks
+    if kind == STREAM:
+        headers.append(("X-Request-ID", environ[REQUEST_ID]))
+        return status, headers, reply.stream or []
     if reply.status != 204 and reply.status != 304:
         content_type = _CONTENT_TYPES.get(kind)
         if content_type is not None:
@@ -66,7 +69,7 @@ def _parse_head(head: bytes) -> tuple[int, Headers]:
     kind = head[0] - ord("0")
     parts = head[1:].decode("latin-1").split("\0")
     headers = list(zip(parts[0:-1:2], parts[1:-1:2], strict=True))
-    if kind != FILE and any(name.lower() == "content-type" for name, _ in headers):
+    if kind not in (FILE, STREAM) and any(name.lower() == "content-type" for name, _ in headers):
         kind = OWN_TYPE
     if len(head) <= 1024:
         if len(_heads) >= HEADS_MAX:

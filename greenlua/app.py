@@ -9,29 +9,37 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import falcon
 import gevent
 from falcon.constants import COMBINED_METHODS
 from gevent._hub_local import get_hub_if_exists
+from gevent.lock import RLock
 from gevent.monkey import get_original
 
 from greenlua.answers import PROBLEM_TYPE, REQUEST_ID, problem, render_error
+from greenlua.background import Background
 from greenlua.channel import Channel
+from greenlua.clients import NAMES, Clients, source
 from greenlua.dispatcher import Dispatcher
 from greenlua.errors import ClientError, ConfigurationError, GreenluaError, OverloadError, ServerError
 from greenlua.fields import Fields, RequestIds, now
 from greenlua.http.access import Format
 from greenlua.http.limits import Limits
+from greenlua.marshal import BINARY, EITHER, TEXT
+from greenlua.operations import Exposed, Operations
 from greenlua.resource import LuaResource, Responder
 from greenlua.router import Router
 from greenlua.routes import RouteTable
 from greenlua.settings import Settings, load_settings
 from greenlua.slots import SlotPool
+from greenlua.streams import register
 from greenlua.vm import VM
 
 log = logging.getLogger("greenlua")
@@ -39,6 +47,10 @@ log = logging.getLogger("greenlua")
 StartResponse = Callable[..., Any]
 
 METHODS = frozenset(COMBINED_METHODS)
+_LUA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_LUA_KEYWORDS = frozenset(
+    "and break do else elseif end false for function global goto if in local nil not or repeat return then true until while".split()
+)
 # Of the operating system's thread: under monkey-patching the usual one counts greenlets.
 get_thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
@@ -51,20 +63,44 @@ _THREADED = (
 class Serving:
     """What exists only in a process that serves: the VM, its greenlet, slots and channel."""
 
-    def __init__(self, path: Path, settings: Settings, router: Router) -> None:
+    def __init__(self, path: Path, settings: Settings, router: Router, exposed: dict[str, Exposed]) -> None:
         self.thread = get_thread_ident()
+        folder = path.parent.resolve()
         self.channel = Channel(settings.queue_capacity)
         self.pool = SlotPool(settings.slots, settings.request_timeout, self.channel.wake, self._abandoned)
         fields = Fields(self.pool.slots)
         host: dict[str, Callable[..., Any]] = {"fetch": fields.fetch, "fetch_header": fields.fetch_header, "now": now}
-        self.vm = VM(settings.lua, host, settings.dev)
+        self._functions = {name.encode(): function for name, function in exposed.items()}
+        self.clients = Clients(settings, folder)
+        self.vm = VM(settings.lua, host, settings.dev, settings.tasks, exposed, NAMES, self._open_client)
         rule = "warn" if settings.dev and settings.globals == "allow" else settings.globals
         self.table = RouteTable(self.vm.load(path, rule))
-        self.responder = Responder(self.pool, self.channel, path.parent.resolve(), settings)
+        self.operations = Operations(self.channel.post, self._functions, settings.operations, self.vm.integers)
+        register(self.operations, self.pool, settings.request_timeout)
+        self.responder = Responder(self.pool, self.channel, self.operations, folder, settings)
         router.set_lua_routes(self.table, lambda methods: LuaResource(methods, self.responder), settings.lua)
-        self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, settings.batch_max)
+        self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, self.operations, settings.batch_max)
+        self.background = Background(self.vm.jobs(), self.channel.post, settings.request_timeout, self._claim)
+        self.dispatcher.defer = self.background.defer
         self.dispatcher.publish()  # what the app logged while it loaded
         self.dispatcher.start()
+
+    def _open_client(self, name: str) -> tuple[bytes, dict[str, Callable[..., Any]]]:
+        client = self.clients.open(name)
+        for operation, function in client.operations.items():
+            self._functions[f"{name}.{operation}".encode()] = Exposed(function, EITHER, logged=False)
+        return source(name), client.callables
+
+    def _claim(self, key: str, seconds: float) -> bool:
+        store: Any = self.clients.open("store")
+        return bool(store.add_for(key, seconds))
+
+    def stop(self, timeout: float) -> None:
+        """Called when no request is inside any more."""
+        self.background.stop(timeout)
+        self.dispatcher.stop()
+        self.pool.stop()
+        self.clients.close()
 
     def _abandoned(self, slot: Any) -> None:
         self.dispatcher.abandoned(slot)
@@ -74,6 +110,7 @@ class Serving:
             "pool": self.pool.statistics(),
             "channel": self.channel.statistics(),
             "dispatcher": self.dispatcher.statistics(),
+            "background": self.background.statistics(),
             "vm": self.dispatcher.inspect(),
         }
 
@@ -106,7 +143,10 @@ class LuaApp:
         self.falcon = FalconApp(router=self._router)
         self.falcon.set_error_serializer(_serialize_error)
         self._request_ids: RequestIds | None = None
-        self._serving: Serving | None = None
+        self._exposed: dict[str, Exposed] = {}
+        self._loaded: Serving | None = None
+        self._serving: Serving | None = None  # the same, once all that runs at the start has run
+        self._starting = RLock()
         self._stopped = False
         _apps.add(self)
 
@@ -135,7 +175,9 @@ class LuaApp:
                 if found is not None and type(found[0]) is LuaResource:
                     number = found[0].numbers.get(method)
                     if number is not None:
-                        status, headers, body = serving.responder.respond(environ, number, found[0].fields, found[2])
+                        status, headers, body = serving.responder.respond(
+                            environ, number, found[0].fields, found[2], number in found[0].streamed
+                        )
                         start_response(status, headers)
                         return body
             if method not in METHODS:
@@ -151,7 +193,8 @@ class LuaApp:
         if self._stopped:
             raise OverloadError("the server has stopped")
         try:
-            if self._serving is not None or (environ.get("wsgi.multithread") and get_hub_if_exists() is None):
+            loaded = self._loaded
+            if (loaded is not None and loaded.thread != get_thread_ident()) or (environ.get("wsgi.multithread") and get_hub_if_exists() is None):
                 raise ServerError(_THREADED)
             return self.start()
         except GreenluaError as error:
@@ -160,21 +203,73 @@ class LuaApp:
 
     # ------------------------------------------------------------ its life
 
-    def start(self) -> Serving:
-        """Builds the VM, loads the app and starts the Lua greenlet, unless that was done in this process.
+    def expose(
+        self, name: str | Callable[..., Any], function: Any = None, *, binary: bool = False, blocking: bool = False
+    ) -> Any:
+        """Makes a Python function callable from Lua; also as a decorator: ``@app.expose("users.find")`` or ``@app.expose``.
 
-        Servers that can should call it before they take requests, so that a broken app is noticed at once.
+        It runs on a greenlet of its own, outside the VM, so it may block in any library that gevent has patched, and parks only the
+        request that called it. What it may take and give is in docs/python-api.md; what it raises is a Lua error.
+
+        Args:
+            name: a Lua name, or several joined by dots: ``users.find`` is the function ``find`` of the global table ``users``.
+            function: what is called; left out where this is a decorator.
+            binary: strings of Lua come as bytes and not as text.
+            blocking: it runs in gevent's thread pool, for what gevent cannot patch: C libraries, heavy computing.
+
+        Raises:
+            ConfigurationError: the name is wrong or taken, or the app is loaded already.
+        """
+        if callable(name):
+            return self.expose(name.__name__)(name)
+        if function is None:
+            return lambda decorated: self.expose(name, decorated, binary=binary, blocking=blocking)
+        if not callable(function):
+            raise ConfigurationError(f"expose {name!r}: a {type(function).__name__} cannot be called")
+        if self._loaded is not None:
+            raise ConfigurationError(f"expose {name!r} before the app is started; its Lua is loaded already")
+        parts = name.split(".")
+        if not all(_LUA_NAME.fullmatch(part) and part not in _LUA_KEYWORDS for part in parts):
+            raise ConfigurationError(f"{name!r} is no Lua name: letters, digits and _, joined by dots, and no keyword")
+        for other in self._exposed:
+            if other == name or other.startswith(f"{name}.") or name.startswith(f"{other}."):
+                raise ConfigurationError(f"expose {name!r}: {other!r} is exposed already")
+        self._exposed[name] = Exposed(function, BINARY if binary else TEXT, blocking)
+        return function
+
+    def load(self) -> Serving:
+        """Builds the VM and loads the app, unless that was done in this process. Nothing of its background work runs yet.
 
         Raises:
             ConfigurationError: the app cannot be loaded; names file and line.
         """
-        if self._serving is None:
-            self._serving = Serving(self.path, self.settings, self._router)
-            self._stopped = False
-        return self._serving
+        if self._loaded is None:
+            self._loaded = Serving(self.path, self.settings, self._router, self._exposed)
+        return self._loaded
+
+    def start(self) -> Serving:
+        """Loads the app, runs its ``on_start`` functions and starts its timers, unless that was done in this process.
+
+        Servers that can should call it before they take requests, so that a broken app is noticed at once.
+
+        Raises:
+            ConfigurationError: the app cannot be loaded, or an ``on_start`` function failed; names file and line.
+        """
+        with self._starting:  # who comes while on_start runs waits here
+            if self._serving is None:
+                serving = self.load()
+                try:
+                    serving.background.start()
+                except BaseException:
+                    self._loaded = None
+                    serving.stop(0)
+                    raise
+                self._serving = serving
+                self._stopped = False
+            return self._serving
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Refuses new requests, waits for those inside, ends the Lua greenlet. Requests are taken again after a `start`.
+        """Refuses new requests, waits for those inside, runs ``on_stop``, ends the Lua greenlet. A later `start` starts anew.
 
         Args:
             timeout: seconds to wait; the setting ``drain_timeout`` by default.
@@ -182,21 +277,18 @@ class LuaApp:
         Returns:
             Whether all requests inside were answered in time.
         """
-        serving = self._serving
+        serving = self._loaded
         if serving is None:
             self._stopped = True
             return True
         serving.channel.close()
-        drained = True
-        try:
-            with gevent.Timeout(self.settings.drain_timeout if timeout is None else timeout):
-                while serving.pool.in_use:
-                    gevent.sleep(0.01)
-        except gevent.Timeout:
-            drained = False
-        serving.dispatcher.stop()
-        serving.pool.stop()
-        self._serving, self._stopped = None, True
+        limit = self.settings.drain_timeout if timeout is None else timeout
+        deadline = monotonic() + limit
+        while serving.pool.in_use and monotonic() < deadline:
+            gevent.sleep(0.01)
+        drained = not serving.pool.in_use
+        serving.stop(max(0.0, deadline - monotonic()))
+        self._loaded, self._serving, self._stopped = None, None, True
         return drained
 
     @property
@@ -207,7 +299,7 @@ class LuaApp:
             max_target=settings.max_target,
             max_header=settings.max_header,
             max_header_count=settings.max_header_count,
-            max_body=settings.max_body,
+            max_body=max(settings.max_body, settings.max_stream_body),
             header_timeout=settings.header_timeout,
             body_timeout=settings.body_timeout,
             keepalive_timeout=settings.keepalive_timeout,
@@ -218,8 +310,8 @@ class LuaApp:
 
     @property
     def table(self) -> RouteTable:
-        """The routes that the Lua file declares; starts the app if need be."""
-        return self.start().table
+        """The routes that the Lua file declares; loads the app if need be."""
+        return self.load().table
 
     def statistics(self) -> dict[str, dict[str, int]]:
         """Figures of slot pool, channel, dispatcher and VM in this process; starts the app if need be."""
@@ -227,9 +319,10 @@ class LuaApp:
 
     def _forget(self) -> None:
         """In a child after a fork: the parent's greenlets do not exist here."""
-        self._serving = None
+        self._loaded = self._serving = None
         self._stopped = False
         self._request_ids = None
+        self._starting = RLock()
 
 
 _apps: weakref.WeakSet[LuaApp] = weakref.WeakSet()

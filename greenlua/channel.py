@@ -15,9 +15,9 @@ from collections import deque
 from gevent.queue import Full, SimpleQueue
 
 from greenlua.errors import OverloadError
-from greenlua.messages import Call, Cancel, Inspect, Resume
+from greenlua.messages import Call, Cancel, Inspect, Resume, Work
 
-Inner = Resume | Cancel | Inspect
+Inner = Resume | Cancel | Inspect | Work
 Message = Call | Inner
 
 

@@ -7,6 +7,7 @@ perform them. Nothing here waits except the drain. Uses channel, slots, vm, oper
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -14,20 +15,25 @@ from gevent.event import AsyncResult
 
 from greenlua.channel import Channel, Message
 from greenlua.messages import (
+    EVENT_CANCEL,
+    EVENT_DEFER,
     EVENT_FAILURE,
     EVENT_LOG,
     EVENT_OPERATION,
     EVENT_WIDTH,
+    STREAMED,
     Call,
     Cancel,
     Failure,
     Inspect,
+    Job,
     Operation,
     Reply,
     Resume,
+    Work,
 )
 from greenlua.operations import Operations
-from greenlua.slots import ABANDONED, EXPIRED, WAITING, Slot, SlotPool
+from greenlua.slots import ABANDONED, EXPIRED, STREAMING, WAITING, Slot, SlotPool
 from greenlua.vm import VM
 
 log = logging.getLogger("greenlua")
@@ -36,6 +42,7 @@ app_log = logging.getLogger("greenlua.app")
 _LEVELS = {b"debug": logging.DEBUG, b"info": logging.INFO, b"warning": logging.WARNING, b"error": logging.ERROR}
 HANDLER_FAILED = "the handler failed"
 _GIVEN_UP = Failure(503, "the request was given up")
+_TOO_LONG = Failure(504, "its time was over")
 
 
 class Dispatcher:
@@ -44,15 +51,21 @@ class Dispatcher:
     Args:
         vm: a loaded VM; from `start` on nobody else may touch it.
         channel, pool: where Calls come from, and whose slots are filled.
+        operations: performs what handlers wait for.
         batch_max: the largest number of Calls in one batch.
+
+    Attributes:
+        defer: takes the number of a function that a request has left to be run, and the request's environ.
     """
 
-    def __init__(self, vm: VM, channel: Channel, pool: SlotPool, batch_max: int) -> None:
+    def __init__(self, vm: VM, channel: Channel, pool: SlotPool, operations: Operations, batch_max: int) -> None:
         self._vm = vm
         self._channel = channel
         self._pool = pool
         self._batch_max = batch_max
-        self._operations = Operations(channel.post)
+        self._operations = operations
+        self._jobs: dict[int, Job] = {}  # those that run, by their index
+        self.defer: Callable[[int, dict[str, Any]], None] = lambda number, environ: None
         self._greenlet: gevent.Greenlet | None = None
         self._served = self._failed = self._skipped = self._batches = self._largest = 0
 
@@ -102,40 +115,74 @@ class Dispatcher:
                 self._settle(slot, answer)
         elif isinstance(message, Resume):
             operation = message.operation
-            answer = self._vm.resume(operation.number, message.ok, message.value)
+            answer = self._vm.resume(operation.number, message.ok, message.shape, message.scalars)
             if answer is not None:
-                self._settle(operation.slot, answer)
+                self._settle(operation.owner, answer)
         elif isinstance(message, Cancel):
-            number = self._vm.cancel(message.index, message.generation)
-            if number is not None:  # it was parked; otherwise it is still queued, or has just ended
-                self._operations.cancel(number)
-                slot = self._pool.slots[message.index]
-                self._pool.fill(slot, slot.generation, _GIVEN_UP)
+            if self._vm.cancel(message.index, message.generation):  # otherwise it is still queued, or has just ended
+                self._given_up(message.index)
+        elif isinstance(message, Work):
+            job = message.job
+            self._jobs[job.index] = job
+            answer = self._vm.start(job.index, job.generation, job.number)
+            if answer is not None:
+                self._settle(job, answer)
         else:
             message.answer.set(self._vm.statistics())
 
-    def _settle(self, slot: Slot, answer: tuple[Any, Any, Any]) -> None:
+    def _settle(self, owner: Slot | Job, answer: tuple[Any, Any, Any]) -> None:
         status, head, body = answer
-        if status is not False:
+        if status is not False and isinstance(owner, Slot):
             self._served += 1
-            self._pool.fill(slot, slot.generation, Reply(status, head, body))
+            if status == STREAMED:
+                owner.call.outgoing.finish(failed=False)
+            self._pool.fill(owner, owner.generation, Reply(status, head, body))
             return
-        self._failed += 1
-        failure = Failure(500, HANDLER_FAILED, head.decode(errors="replace"), body.decode(errors="replace"))
-        call = slot.call
-        if not self._pool.fill(slot, slot.generation, failure):
+        failure = None
+        if status is False:
+            self._failed += 1
+            failure = Failure(500, HANDLER_FAILED, head.decode(errors="replace"), body.decode(errors="replace"))
+        if isinstance(owner, Job):
+            del self._jobs[owner.index]
+            owner.done(failure)
+            return
+        assert failure is not None
+        call = owner.call
+        if call.outgoing is not None:
+            call.outgoing.finish(failed=True)
+        if not self._pool.fill(owner, owner.generation, failure):
             log_failure(call.environ, failure.message, failure.traceback)
 
+    def _given_up(self, index: int) -> None:
+        """A request or job was ended where it waited."""
+        if index < 0:
+            self._jobs.pop(index).done(_TOO_LONG)
+            return
+        slot = self._pool.slots[index]
+        if slot.call.outgoing is not None:
+            slot.call.outgoing.finish(failed=True)
+        self._pool.fill(slot, slot.generation, _GIVEN_UP)
+
     def _give_up(self, message: Message) -> None:
+        """A bug of ours: who waits for this message's request must not wait for ever."""
+        owner: Slot | Job
         if isinstance(message, Call):
-            slot = message.slot
+            owner = message.slot
         elif isinstance(message, Resume):
-            slot = message.operation.slot
+            owner = message.operation.owner
+        elif isinstance(message, Work):
+            owner = message.job
         else:
             return
-        if slot.state in (WAITING, EXPIRED, ABANDONED):
+        failure = Failure(500, "a bug in greenlua; the log has it")
+        if isinstance(owner, Job):
+            if self._jobs.pop(owner.index, None) is not None:
+                owner.done(failure)
+        elif owner.state in (WAITING, EXPIRED, STREAMING, ABANDONED):
             self._failed += 1
-            self._pool.fill(slot, slot.generation, Failure(500, "a bug in greenlua; the log has it"))
+            if owner.call is not None and owner.call.outgoing is not None:
+                owner.call.outgoing.finish(failed=True)
+            self._pool.fill(owner, owner.generation, failure)
 
     def publish(self) -> None:
         """Acts on what Lua has left in its outbox: starts operations, writes logs. Also called once before the start."""
@@ -149,17 +196,19 @@ class Dispatcher:
                     log.exception("the Lua greenlet could not act on %r", event)
 
     def _act_on(self, kind: int, index: int, generation: int, c: Any, d: Any, e: Any) -> None:
-        slot = self._pool.slots[index]
-        if kind == EVENT_OPERATION:
-            operation = Operation(slot, c, d.decode(), e)
-            try:
-                self._operations.start(operation)
-            except Exception as error:
-                log.exception("an operation could not be started")
-                self._channel.post(Resume(operation, False, f"{operation.name} could not be started: {error}".encode()))
+        if kind == EVENT_CANCEL:
+            self._operations.cancel(c)
             return
-        environ = slot.call.environ if slot.generation == generation and slot.call is not None else {}
-        if kind == EVENT_FAILURE:
+        owner: Slot | Job | None = self._pool.slots[index] if index >= 0 else self._jobs.get(index)
+        if kind == EVENT_OPERATION:
+            if owner is not None:
+                self._start(owner, c, d, e)
+            return
+        held = owner is not None and owner.generation == generation and owner.call is not None
+        environ = owner.call.environ if held and owner is not None else {}
+        if kind == EVENT_DEFER:
+            self.defer(c, environ)
+        elif kind == EVENT_FAILURE:
             log_failure(environ, c.decode(errors="replace"), d.decode(errors="replace"))
         elif kind == EVENT_LOG:
             text = d.decode(errors="replace")
@@ -167,6 +216,18 @@ class Dispatcher:
                 text += " " + e.decode(errors="replace")
             request_id = environ.get("greenlua.request_id")
             app_log.log(_LEVELS[c], "%s%s", text, f" [{request_id}]" if request_id else "")
+
+    def _start(self, owner: Slot | Job, number: int, name: bytes, shape: Any) -> None:
+        """``shape`` is that of the arguments, or the number which is the only one."""
+        scalars = self._vm.arguments(number, shape) if type(shape) is bytes else [shape]
+        if scalars is None:
+            return  # cancelled in the same batch
+        operation = Operation(owner, number, name, shape, scalars)
+        try:
+            self._operations.start(operation)
+        except Exception as error:
+            log.exception("an operation could not be started")
+            self._operations.fail(operation, b"Error", f"{name.decode()} could not be started: {error}")
 
     # ------------------------------------------------------------ called by any greenlet
 

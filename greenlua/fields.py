@@ -22,6 +22,7 @@ from greenlua.messages import Call
 from greenlua.slots import Slot
 
 ENDED = (None, b"this ctx is of a request that has ended")
+STREAMED_BODY = (None, b"this route has stream_body = true; read its body with ctx:read(n)")
 NAMES_MAX = 1024  # header names remembered as environ keys; past it the memory is started afresh
 
 # An X-Request-ID that a client may choose.
@@ -57,6 +58,8 @@ class Fields:
             call = slot.call
             if slot.generation != generation or call is None:
                 return ENDED
+            if call.body is None and name in (b"body", b"multipart"):
+                return STREAMED_BODY
             return READERS[name](call)
         except Exception as error:  # a permanent callable never raises
             return None, f"ctx.{name.decode()} cannot be read: {error!r}".encode()
@@ -131,7 +134,7 @@ def _multipart(call: Call) -> tuple[Any, ...]:
     """(True, name, filename or False, content type, content, ...); (False, status, sentence) for a bad body."""
     flat: list[Any] = [True]
     try:
-        form = _MULTIPART.deserialize(BytesIO(call.body), call.environ.get("CONTENT_TYPE"), len(call.body))
+        form = _MULTIPART.deserialize(BytesIO(call.body or b""), call.environ.get("CONTENT_TYPE"), len(call.body or b""))
         for part in form:
             filename = part.filename
             flat += (

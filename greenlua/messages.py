@@ -1,10 +1,11 @@
 """What crosses borders: between request greenlets and the Lua greenlet, and between Lua and Python.
 
-Plain slotted values without behaviour. The numbers are shared with lua/engine.lua and lua/response.lua.
+Plain slotted values without behaviour. The numbers are shared with lua/outbox.lua and lua/response.lua.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,12 +14,15 @@ if TYPE_CHECKING:
     from gevent.event import AsyncResult
 
     from greenlua.slots import Slot
+    from greenlua.streams import Incoming, Outgoing
 
 # Kinds of an answer's body (lua/response.lua).
-EMPTY, JSON, TEXT, HTML, PROBLEM, FILE = range(6)
+EMPTY, JSON, TEXT, HTML, PROBLEM, FILE, STREAM = range(7)
+STREAMED = 0
+"""In place of the status of an answer that has left in pieces."""
 
-# Kinds of events in the engine's outbox (lua/engine.lua).
-EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG = 1, 2, 3
+# Kinds of events in the outbox (lua/outbox.lua).
+EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG, EVENT_CANCEL, EVENT_DEFER = range(1, 6)
 EVENT_WIDTH = 6
 
 
@@ -31,28 +35,66 @@ class Call(msgspec.Struct, gc=False):
     environ: dict[str, Any]
     params: tuple[bytes | int | float, ...]
     """The values of the template's fields, in their order."""
-    body: bytes
+    body: bytes | None
+    """None where the handler reads it in pieces."""
+    incoming: Incoming | None = None
+    """The body that the handler reads in pieces."""
+    outgoing: Outgoing | None = None
+    """The answer, once it leaves in pieces."""
 
 
-class Operation(msgspec.Struct, gc=False):
-    """What a handler waits for: the name of something that Python performs, and its argument."""
+class Job(msgspec.Struct, eq=False):
+    """Background work: a run of Lua without a client. It has the attributes by which the Lua greenlet knows a slot."""
 
-    slot: Slot
+    index: int
+    """Negative, so that it is never a slot's."""
     number: int
+    """The function's number in the VM, negative."""
     name: str
-    argument: Any
+    environ: dict[str, Any]
+    """Of the request that deferred it, else empty."""
+    done: Callable[[Failure | None], None]
+    """Told of its end; never switches greenlets."""
+    generation: int = 1
+
+    @property
+    def call(self) -> Job:
+        return self
+
+
+class Operation(msgspec.Struct, eq=False):
+    """What a handler waits for: the name of something that Python performs, and its arguments."""
+
+    owner: Slot | Job
+    number: int
+    name: bytes
+    shape: bytes
+    """Of the arguments; see lua/marshal.lua."""
+    scalars: list[Any]
+    cancelled: bool = False
+    undo: Callable[[], None] | None = None
+    """Stops it where it waits; None before it has begun."""
 
 
 class Resume(msgspec.Struct, gc=False):
-    """An operation has ended: ``value`` is its result, or the error's sentence when ``ok`` is false."""
+    """An operation has ended, with a result or, when ``ok`` is false, with the type and message of an error."""
 
     operation: Operation
     ok: bool
-    value: bytes | int | float | bool | None
+    shape: bytes
+    """Of the result, or the error's type."""
+    scalars: Sequence[Any]
+    """Of the result, or the error's message."""
+
+
+class Work(msgspec.Struct, gc=False):
+    """A job shall begin."""
+
+    job: Job
 
 
 class Cancel(msgspec.Struct, gc=False):
-    """Nobody waits for this request any more."""
+    """Nobody waits for this request or job any more."""
 
     index: int
     generation: int
@@ -70,6 +112,8 @@ class Reply(msgspec.Struct, gc=False):
     status: int
     head: int | bytes
     body: bytes
+    stream: Outgoing | None = None
+    """The body, where it leaves in pieces."""
 
 
 class Failure(msgspec.Struct, gc=False):

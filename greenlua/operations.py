@@ -1,50 +1,205 @@
 """Operations: what a handler may wait for, performed outside the VM.
 
-A Lua call such as ``sleep(0.1)`` yields an Operation; it is started here, and its end goes back through the channel as a Resume.
-Called by the Lua greenlet (start, cancel, stop); ends arrive in the hub. Uses gevent, messages.
+A Lua call such as ``sleep(0.1)`` or an exposed function yields an Operation. It is started here, and its end goes back through the
+channel as a Resume. Functions run on greenlets of their own, which are reused. ``start``, ``cancel`` and ``stop`` are called by the Lua
+greenlet and never switch. Uses gevent, marshal, messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from gevent import get_hub
+from gevent import GreenletExit, get_hub, getcurrent
+from greenlet import greenlet
 
+from greenlua.marshal import TEXT, MarshalError, decode, encode
 from greenlua.messages import Operation, Resume
+
+log = logging.getLogger("greenlua")
+
+IDLE_MAX = 256  # greenlets kept for reuse; more may run at once
+
+
+class Exposed(NamedTuple):
+    """A Python function that Lua may call."""
+
+    function: Callable[..., Any]
+    strings: str = TEXT
+    """How it gets strings; see `greenlua.marshal`."""
+    blocking: bool = False
+    """Whether it runs in gevent's thread pool."""
+    logged: bool = True
+    """Whether the traceback of what it raises is worth a line in the log: not for clients, whose errors are the peer's."""
+
+
+Inner = Callable[[Operation], None]
 
 
 class Operations:
-    """The operations under way. ``post`` takes the Resume of each that ends; it must not switch greenlets."""
+    """The operations under way.
 
-    def __init__(self, post: Callable[[Resume], None]) -> None:
+    Args:
+        post: takes the Resume of each that ends; must not switch greenlets.
+        functions: what Lua may perform, by name.
+        most: how many are performed at once; the others wait for their turn.
+        integers: see `greenlua.marshal.encode`.
+
+    Attributes:
+        inner: operations that are no function: called in the Lua greenlet with the Operation, and ended with `end`. They never
+            switch greenlets, and set ``operation.undo``.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[Resume], None],
+        functions: dict[bytes, Exposed],
+        most: int = 1024,
+        integers: int = 2**63,
+    ) -> None:
         self._post = post
-        self._timers: dict[int, Any] = {}
+        self._functions = functions
+        self._most = most
+        self._integers = integers
+        self._under_way: dict[int, Operation] = {}
+        self._turn: deque[Operation] = deque()  # those that wait for a greenlet
+        self._idle: list[Any] = []
+        self._busy = 0
+        self.inner: dict[bytes, Inner] = {b"sleep": self._sleep}
+
+    # ------------------------------------------------------------ called by the Lua greenlet
 
     def start(self, operation: Operation) -> None:
         """Begins an operation; its Resume comes later, also when there is no such operation."""
-        if operation.name != "sleep":
-            self._post(Resume(operation, False, f"there is no operation {operation.name!r}".encode()))
-            return
-        # PERF: a timer of the loop, no greenlet. Also for 0 seconds: a timer lets sockets be polled in between.
-        timer = self._timers[operation.number] = get_hub().loop.timer(operation.argument)
-        timer.start(self._end_sleep, operation)
+        self._under_way[operation.number] = operation
+        inner = self.inner.get(operation.name)
+        if inner is not None:
+            inner(operation)
+        elif operation.name not in self._functions:
+            self.fail(operation, b"Error", f"there is no operation {operation.name.decode(errors='replace')}")
+        elif self._busy >= self._most:
+            self._turn.append(operation)
+        else:
+            self._busy += 1
+            hub = get_hub()
+            worker = self._idle.pop() if self._idle else greenlet(self._work, hub)
+            hub.loop.run_callback(worker.switch, operation)
 
     def cancel(self, number: int) -> None:
         """Forgets an operation; no Resume will come. Unknown numbers are those that have just ended."""
-        timer = self._timers.pop(number, None)
-        if timer is not None:
-            timer.close()
+        operation = self._under_way.pop(number, None)
+        if operation is not None:
+            operation.cancelled = True
+            if operation.undo is not None:
+                operation.undo()
 
     def stop(self) -> None:
-        """Cancels all."""
-        for number in list(self._timers):
+        """Cancels all, and ends the greenlets."""
+        for number in list(self._under_way):
             self.cancel(number)
+        self._turn.clear()
+        loop = get_hub().loop
+        while self._idle:
+            loop.run_callback(self._idle.pop().throw, GreenletExit)
 
-    def _end_sleep(self, operation: Operation) -> None:
-        self.cancel(operation.number)
-        self._post(Resume(operation, True, None))
+    # ------------------------------------------------------------ how they end
+
+    def end(self, operation: Operation, shape: bytes = b"n", scalars: Sequence[Any] = ()) -> None:
+        """With a result."""
+        if not operation.cancelled:
+            del self._under_way[operation.number]
+            self._post(Resume(operation, True, shape, scalars))
+
+    def fail(self, operation: Operation, kind: bytes, message: str) -> None:
+        """With an error: its type and a sentence."""
+        if not operation.cancelled:
+            del self._under_way[operation.number]
+            self._post(Resume(operation, False, kind, (message.encode(errors="replace"),)))
+
+    # ------------------------------------------------------------ sleep
+
+    def _sleep(self, operation: Operation) -> None:
+        # PERF: a timer of the loop, no greenlet. Also for 0 seconds: a timer lets sockets be polled in between.
+        timer = get_hub().loop.timer(operation.scalars[0])
+        operation.undo = timer.close
+        timer.start(self._wake, operation, timer)
+
+    def _wake(self, operation: Operation, timer: Any) -> None:
+        timer.close()
+        self.end(operation)
+
+    # ------------------------------------------------------------ functions, on greenlets of their own
+
+    def _work(self, operation: Operation) -> None:
+        """The life of a worker greenlet: one operation after another."""
+        me = getcurrent()
+        wait = get_hub().switch
+        while True:
+            if not operation.cancelled:
+                self._perform(operation, me)
+            if self._turn:
+                operation = self._turn.popleft()
+                continue
+            self._busy -= 1
+            if len(self._idle) >= IDLE_MAX:
+                return
+            self._idle.append(me)
+            following = self._wait(wait)
+            if following is None:
+                return
+            operation = following
+
+    def _wait(self, wait: Callable[[], Operation]) -> Operation | None:
+        """The next operation, None at the stop."""
+        while True:
+            try:
+                return wait()
+            except GreenletExit:
+                return None
+            except BaseException:  # a gevent.Timeout that a function left behind hits while nothing runs
+                log.exception("a timer that an exposed function left behind")
+
+    def _perform(self, operation: Operation, me: Any) -> None:
+        exposed = self._functions[operation.name]
+        operation.undo = lambda: get_hub().loop.run_callback(_interrupt, operation, me)
+        try:
+            arguments = decode(operation.shape, operation.scalars, exposed.strings)
+            if exposed.blocking:
+                result = get_hub().threadpool.apply(exposed.function, arguments)
+            else:
+                result = exposed.function(*arguments)
+            shape, scalars = _encode(operation.name, result, self._integers)
+        except GreenletExit:
+            self.fail(operation, b"GreenletExit", "the function ended its own greenlet")  # nothing when it was cancelled
+        except BaseException as error:
+            if exposed.logged and not operation.cancelled and not isinstance(error, MarshalError):
+                log.exception("%s failed [%s]", operation.name.decode(), _request_id(operation))
+            kind = "TypeError" if isinstance(error, MarshalError) else type(error).__name__
+            self.fail(operation, kind.encode(), str(error))
+        else:
+            self.end(operation, shape, scalars)
+        operation.undo = None
 
     def statistics(self) -> dict[str, int]:
-        """``under_way``: how many."""
-        return {"under_way": len(self._timers)}
+        """``under_way``: how many; ``turn``: how many of them wait for their turn."""
+        return {"under_way": len(self._under_way), "turn": len(self._turn)}
+
+
+def _interrupt(operation: Operation, worker: Any) -> None:
+    """In the hub: ends a cancelled operation where it waits. By now it may have ended, and its greenlet may do something else."""
+    if operation.undo is not None and worker.gr_frame is not None:
+        worker.throw(GreenletExit)
+
+
+def _encode(name: bytes, result: Any, integers: int) -> tuple[bytes, Sequence[Any]]:
+    try:
+        return encode(result, integers)
+    except MarshalError as error:
+        raise MarshalError(f"{name.decode()} gave what cannot go to Lua: {error}") from None
+
+
+def _request_id(operation: Operation) -> str:
+    call = operation.owner.call
+    return str(call.environ.get("greenlua.request_id", "-")) if call is not None else "-"

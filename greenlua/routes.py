@@ -19,6 +19,7 @@ class Route(NamedTuple):
         methods: upper-case HTTP methods.
         template: a Falcon URI template, such as ``/users/{id:int}``.
         place, handler_place: where the route and its handler stand, as ``file.lua:line``.
+        stream_body: whether the handler reads the body in pieces.
     """
 
     number: int
@@ -26,11 +27,34 @@ class Route(NamedTuple):
     template: str
     place: str
     handler_place: str
+    stream_body: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the template's fields, in order, as lua/context.lua reads them too."""
         return tuple(re.findall(r"\{([A-Za-z0-9_]+)", self.template))
+
+
+class JobRule(NamedTuple):
+    """Background work that an app declares.
+
+    Attributes:
+        number: names the function in the VM, negative.
+        kind: ``every``, ``start`` or ``stop``.
+        name: of a timer; else the place.
+        place: where it stands, as ``file.lua:line``.
+        seconds: between two runs of a timer.
+        timeout: seconds that a run may take; 0: the setting ``request_timeout``.
+        once: whether only one of all processes runs it at a time.
+    """
+
+    number: int
+    kind: str
+    name: str
+    place: str
+    seconds: float
+    timeout: float
+    once: bool
 
 
 class RouteTable:

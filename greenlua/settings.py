@@ -15,7 +15,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -84,6 +84,77 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_timeout: Annotated[Seconds, Meta(description="how long a stopping server waits for the requests inside")] = (
         30.0
     )
+    max_stream_body: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="the largest body of a route with `stream_body = true`; 0: the same as `max_body`",
+        ),
+    ] = 0
+    operations: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65536,
+            description="operations (exposed functions, http, sql...) performed at once; more wait for their turn",
+        ),
+    ] = 1024
+    tasks: Annotated[
+        int,
+        Meta(ge=0, le=1000000, description="tasks made by `spawn`, `timeout` and `ctx:defer` that may exist at once"),
+    ] = 10000
+    http_timeout: Annotated[Seconds, Meta(description="how long a request of `greenlua.http` may take as a whole")] = (
+        10.0
+    )
+    http_max_body: Annotated[
+        int, Meta(ge=0, le=2**30, description="the largest answer that `greenlua.http` reads")
+    ] = 10485760
+    http_pool: Annotated[
+        int, Meta(ge=1, le=10000, description="idle connections that `greenlua.http` keeps for each host")
+    ] = 16
+    http_allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="the only hosts that `greenlua.http` may ask, as `api.example.org` or `*.example.org`; empty: all;"
+            " as text, separated by commas"
+        ),
+    ] = ()
+    http_deny: Annotated[
+        tuple[str, ...], Meta(description="hosts that `greenlua.http` must not ask; goes before `http_allow`")
+    ] = ()
+    http_deny_private: Annotated[
+        bool,
+        Meta(
+            description="`greenlua.http` refuses addresses that are not public (loopback, private, link-local...), judged"
+            " after the name was resolved, on each redirect too"
+        ),
+    ] = False
+    sql_url: Annotated[
+        str,
+        Meta(
+            description="the database of `greenlua.sql`: `sqlite:///FILE`, relative to the app's folder, or"
+            " `postgresql://USER:PASSWORD@HOST/NAME`"
+        ),
+    ] = "sqlite:///app.db"
+    sql_pool: Annotated[int, Meta(ge=1, le=1000, description="connections to the database at most")] = 10
+    sql_timeout: Annotated[
+        Seconds, Meta(description="how long `greenlua.sql` waits for a connection, or for a lock of SQLite")
+    ] = 10.0
+    redis_url: Annotated[str, Meta(description="the server of `greenlua.redis`")] = "redis://127.0.0.1:6379/0"
+    redis_pool: Annotated[int, Meta(ge=1, le=10000, description="connections to Redis at most")] = 50
+    redis_timeout: Annotated[Seconds, Meta(description="how long a command of `greenlua.redis` may take")] = 5.0
+    store_url: Annotated[
+        str,
+        Meta(
+            description="where `greenlua.store` keeps its values: empty for this process's memory, or `redis://HOST:PORT/DB`"
+            " to share them between processes and machines"
+        ),
+    ] = ""
+    store_memory: Annotated[
+        int,
+        Meta(ge=1024, le=2**36, description="bytes that `greenlua.store` may hold in this process's memory; then it is full"),
+    ] = 67108864
     globals: Annotated[
         GlobalsRule,
         Meta(
@@ -158,14 +229,20 @@ def _convert(name: str, value: Any, where: str) -> Any:
     try:
         if name == "trusted_proxies":
             return _networks(value)
+        if _TYPES[name] in _LISTS:
+            return _entries(value)
         return msgspec.convert(value, _TYPES[name], strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{where}: {name} cannot be {value!r}: {_reason(name, str(error))}") from None
 
 
-def _networks(value: Any) -> tuple[str, ...]:
+def _entries(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
-    entries = tuple(entry.strip() for entry in msgspec.convert(parts, tuple[str, ...]) if entry.strip())
+    return tuple(entry.strip() for entry in msgspec.convert(parts, tuple[str, ...]) if entry.strip())
+
+
+def _networks(value: Any) -> tuple[str, ...]:
+    entries = _entries(value)
     for entry in entries:
         if entry not in ("unix", "*"):
             try:
@@ -176,7 +253,8 @@ def _networks(value: Any) -> tuple[str, ...]:
 
 
 def _reason(name: str, message: str) -> str:
-    choices = get_args(get_args(_TYPES[name])[0]) if name != "trusted_proxies" else ()
+    kind = get_args(_TYPES[name])[0]
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
     if choices:
         return "it is one of " + ", ".join(choices)
     for word, meaning in (
@@ -191,3 +269,4 @@ def _reason(name: str, message: str) -> str:
 
 
 _TYPES: dict[str, Any] = get_type_hints(Settings, include_extras=True)
+_LISTS = [hint for hint in _TYPES.values() if get_args(hint)[0] == tuple[str, ...]]

@@ -26,18 +26,22 @@ from greenlua.messages import Failure, Reply
 FREE = "FREE"  # in the pool
 WAITING = "WAITING"  # the waiter waits, Lua owes an answer
 EXPIRED = "EXPIRED"  # the sweep gave the waiter its 504, Lua still owes an answer
+STREAMING = "STREAMING"  # the waiter has the head of its answer and reads the rest, Lua still writes it
 ABANDONED = "ABANDONED"  # the waiter has left, Lua still owes an answer
 FILLED = "FILLED"  # Lua is done, the waiter has not left yet
 USED = "USED"  # both are done; the Lua greenlet will reset it
 
-# (state, event) -> next state. Events: take and leave and withdraw by the waiter, fill and reset by the Lua greenlet,
-# expire by the sweep. A fill in EXPIRED or ABANDONED drops the late answer.
+# (state, event) -> next state. Events: take and leave and withdraw by the waiter, begin, fill and reset by the Lua greenlet,
+# expire by the sweep. A fill in EXPIRED or ABANDONED drops the late answer. A stream has no deadline once it has begun.
 TRANSITIONS = {
     (FREE, "take"): WAITING,
     (WAITING, "fill"): FILLED,
     (WAITING, "expire"): EXPIRED,
     (WAITING, "leave"): ABANDONED,
     (WAITING, "withdraw"): USED,
+    (WAITING, "begin"): STREAMING,
+    (STREAMING, "fill"): FILLED,
+    (STREAMING, "leave"): ABANDONED,
     (EXPIRED, "fill"): FILLED,
     (EXPIRED, "leave"): ABANDONED,
     (EXPIRED, "withdraw"): USED,
@@ -129,15 +133,26 @@ class SlotPool:
         finally:
             self._takers -= 1
 
-    def wait(self, slot: Slot) -> Reply | Failure:
-        """The answer; the slot is given up in any case, also when an exception (a kill, a Timeout) breaks the wait."""
+    def wait(self, slot: Slot, meanwhile: Callable[[AsyncResult[Any]], None] | None = None) -> Reply | Failure:
+        """The answer; the slot is given up in any case, also when an exception (a kill, a Timeout) breaks the wait.
+
+        Only with an answer that leaves in pieces is the slot kept: `leave` gives it up. ``meanwhile`` is something to do
+        until the result is there.
+        """
         try:
+            if meanwhile is not None:
+                meanwhile(slot.result)
             answer: Reply | Failure = slot.result.get()
         except BaseException:
             self._leave(slot, _LEAVE)
             raise
-        self._leave(slot, _LEAVE)
+        if type(answer) is not Reply or answer.stream is None:
+            self._leave(slot, _LEAVE)
         return answer
+
+    def leave(self, slot: Slot) -> None:
+        """Gives up a slot whose answer left in pieces."""
+        self._leave(slot, _LEAVE)
 
     def withdraw(self, slot: Slot) -> None:
         """Gives up a slot whose Call never got into the channel."""
@@ -176,6 +191,16 @@ class SlotPool:
         if state is USED:
             self._give_back(slot)
         return False
+
+    def begin(self, slot: Slot, generation: int, reply: Reply) -> bool:
+        """Gives the waiter the head of an answer that leaves in pieces. False when the waiter is not there any more."""
+        if slot.generation != generation:
+            raise Bug(f"{slot!r} was begun for generation {generation}")
+        if slot.state is not WAITING:
+            return False
+        slot.state = TRANSITIONS[WAITING, "begin"]
+        slot.result.set(reply)
+        return True
 
     def recycle(self) -> None:
         """Resets used slots and puts them back into the pool."""

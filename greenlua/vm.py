@@ -8,14 +8,14 @@ Uses errors, routes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
 import greenlua
 from greenlua.errors import REASONS, ConfigurationError
-from greenlua.routes import Route
+from greenlua.routes import JobRule, Route
 
 MODULES = {"5.4": "lupa.lua54", "5.5": "lupa.lua55", "5.3": "lupa.lua53", "luajit": "lupa.luajit21"}
 
@@ -24,15 +24,24 @@ PRELUDE = (
     "errors",
     "luajit",
     "values",
+    "marshal",
     "json_encode",
     "json_decode",
     "response",
+    "failures",
+    "outbox",
+    "pool",
     "context",
     "engine",
+    "tasks",
+    "streams",
+    "background",
     "coroutines",
     "routes",
     "sandbox",
 )
+
+PIECE_MAX = 4000  # values in one call: LuaJIT's stack holds 8,000
 
 # debug.getmetatable sees through __metatable, which the sandbox uses to keep user code from shared metatables.
 OPEN = b"return { getmetatable = debug.getmetatable }"
@@ -51,12 +60,26 @@ class VM:
         lua: one of ``MODULES``.
         host: the permanent callables (``fetch``, ``fetch_header``, ``now``); they never raise and never switch greenlets.
         dev: whether failures are shown to the client.
+        tasks: how many spawned tasks there may be.
+        exposed: names of the functions that Lua may perform, as globals: ``users.find``.
+        clients: names of the clients that there are.
+        open_client: gives a client's Lua half and its direct callables, by name; raises ConfigurationError.
 
     Attributes:
-        start, resume, take, cancel: the verbs of lua/engine.lua, as Lua functions. PERF: called without a wrapper.
+        start, take, cancel: verbs of lua/engine.lua, as Lua functions. PERF: called without a wrapper.
+        integers: the first integer that is too large for this Lua.
     """
 
-    def __init__(self, lua: str, host: dict[str, Callable[..., Any]], dev: bool = False) -> None:
+    def __init__(
+        self,
+        lua: str,
+        host: dict[str, Callable[..., Any]],
+        dev: bool = False,
+        tasks: int = 10000,
+        exposed: Iterable[str] = (),
+        clients: Sequence[str] = (),
+        open_client: Callable[[str], tuple[bytes, dict[str, Callable[..., Any]]]] | None = None,
+    ) -> None:
         runtime_class = import_module(MODULES[lua]).LuaRuntime
         self._runtime = runtime_class(
             encoding=None,
@@ -68,6 +91,10 @@ class VM:
         table = self._runtime.table_from(
             {
                 b"dev": dev,
+                b"tasks": tasks,
+                b"exposed": self._runtime.table_from([name.encode() for name in exposed]),
+                b"clients": self._runtime.table_from([name.encode() for name in clients]),
+                b"open_client": self._open_client,
                 b"version": greenlua.__version__.encode(),
                 b"utf8_fault": _utf8_fault,
                 b"getenv": _getenv,
@@ -78,6 +105,8 @@ class VM:
         for name, function in host.items():
             table[name.encode()] = function
         self._folder: Path | None = None
+        self._clients, self._client_names = open_client, clients
+        self.integers = 2**53 if lua == "luajit" else 2**63
         prelude = self._runtime.execute(OPEN)
         for name in PRELUDE:
             source = resources.files("greenlua").joinpath("lua", f"{name}.lua").read_bytes()
@@ -87,10 +116,13 @@ class VM:
         self._runtime.execute(SHUT)
         engine = prelude[b"engine"]
         self.start = engine[b"start"]
-        self.resume = engine[b"resume"]
-        self.take = engine[b"take"]
+        self._resume = engine[b"resume"]
+        self._feed = prelude[b"marshal"][b"feed"]
+        self._arguments = engine[b"arguments"]
+        self.take = prelude[b"outbox"][b"take"]
         self.cancel = engine[b"cancel"]
         self._engine_statistics = engine[b"statistics"]
+        self._describe_job = prelude[b"background"][b"describe"]
         self._describe = prelude[b"routes"][b"describe"]
         self._load_app = prelude[b"sandbox"][b"load_app"]
         self.title = self.version = ""
@@ -118,8 +150,48 @@ class VM:
         return [self._declared(number) for number in range(1, count + 1)]
 
     def _declared(self, number: int) -> Route:
-        methods, template, place, handler_place = (part.decode(errors="replace") for part in self._describe(number))
-        return Route(number, tuple(methods.split()), template, place, handler_place)
+        *texts, stream_body = self._describe(number)
+        methods, template, place, handler_place = (part.decode(errors="replace") for part in texts)
+        return Route(number, tuple(methods.split()), template, place, handler_place, stream_body)
+
+    def jobs(self) -> list[JobRule]:
+        """The background work that the app declares, in the order of declaration."""
+        rules = []
+        while (found := self._describe_job(len(rules) + 1)) is not None:
+            number, kind, name, place, seconds, timeout, once = found
+            rules.append(
+                JobRule(
+                    number, kind.decode(), name.decode(errors="replace"), place.decode(errors="replace"),
+                    float(seconds), float(timeout), once,
+                )
+            )
+        return rules
+
+    # ------------------------------------------------------------ verbs
+
+    def resume(self, number: int, ok: bool, shape: bytes, scalars: Sequence[Any]) -> Any:
+        """Goes on with the coroutine that waits for an operation; gives what ``start`` gives."""
+        if len(scalars) <= PIECE_MAX:
+            return self._resume(number, ok, shape, *scalars)
+        for at in range(0, len(scalars), PIECE_MAX):
+            self._feed(*scalars[at : at + PIECE_MAX])
+        return self._resume(number, ok, shape)
+
+    def arguments(self, number: int, shape: bytes) -> list[Any] | None:
+        """The scalars of an operation's arguments; None when nobody waits for it any more."""
+        scalars: list[Any] = []
+        if not shape:
+            return scalars
+        plain = shape.count(b".") == len(shape)
+        while True:
+            piece = self._arguments(number, len(scalars) + 1)
+            if piece is False:
+                return scalars or None
+            if type(piece) is not tuple:  # nothing more
+                return scalars
+            scalars += piece[1:]
+            if plain and len(scalars) == len(shape):
+                return scalars
 
     def _read_module(self, name: bytes) -> tuple[bytes | None, bytes]:
         """The source of a module under the app's folder and its name for messages, or None and why not."""
@@ -144,10 +216,36 @@ class VM:
                 continue
         return None, f"there is no module {text!r}: no {' and no '.join(tried)} in the app's folder".encode()
 
+    def _open_client(self, name: bytes) -> tuple[Any, ...]:
+        """A client's Lua half as a chunk and a table of its direct callables; nothing when there is none, None and why not."""
+        try:
+            text = name.decode(errors="replace")
+            found = self._clients(text) if self._clients is not None and text in self._client_names else None
+        except ConfigurationError as error:
+            return None, str(error).encode()
+        if found is None:
+            return False, b""
+        source, callables = found
+        chunk = self._runtime.compile(source, name=b"=[greenlua] clients/" + name + b".lua")
+        return chunk, self._runtime.table_from({key.encode(): _safe(call) for key, call in callables.items()})
+
     def statistics(self) -> dict[str, int]:
-        """``memory`` of the VM in bytes; ``parked`` and ``idle`` coroutines; ``operations`` since the start. Enters Lua."""
-        memory, parked, idle, operations = self._engine_statistics()
-        return {"memory": memory, "parked": parked, "idle": idle, "operations": operations}
+        """``memory`` of the VM in bytes; ``parked`` operations, ``idle`` coroutines; ``operations`` since the start; spawned
+        ``tasks``. Enters Lua."""
+        memory, parked, idle, operations, tasks = self._engine_statistics()
+        return {"memory": memory, "parked": parked, "idle": idle, "operations": operations, "tasks": tasks}
+
+
+def _safe(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A permanent callable never raises: it gives nil and a sentence."""
+
+    def safe(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except Exception as error:
+            return None, str(error).encode(errors="replace")
+
+    return safe
 
 
 def _plain_source(source: bytes) -> bytes:

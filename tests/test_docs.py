@@ -273,7 +273,7 @@ def settings_table() -> str:
     for name, hint in get_type_hints(Settings, include_extras=True).items():
         kind, *metas = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         default = getattr(defaults, name)
-        shown = default if isinstance(default, str) else json.dumps(default)
+        shown = default if isinstance(default, str) and default else json.dumps(default)
         meaning = next(meta.description for meta in metas if meta.description)
         rows.append(f"| `{name}` | {takes(kind, metas)} | `{shown}` | {meaning} | `GREENLUA_{name.upper()}` |")
     return "\n".join(rows)
@@ -286,6 +286,8 @@ def takes(kind: Any, metas: list[msgspec.Meta]) -> str:
         return "`true`, `false`"
     if kind == tuple[str, ...]:
         return "list of texts"
+    if kind is str:
+        return "text"
     bounds = {
         name: value for meta in metas for name in ("gt", "ge", "le") if (value := getattr(meta, name)) is not None
     }

@@ -248,4 +248,5 @@ local Context = {
 
 OPAQUE[Context] = true
 
-return { Context = Context, define_template = define_template }
+-- fields: how a field of ctx is made; streams.lua and background.lua add theirs.
+return { Context = Context, define_template = define_template, fields = LAZY }

@@ -1,13 +1,13 @@
 -- The coroutine library that user code sees. A coroutine that user code makes hands operations on to the engine, so that it
--- can wait (sleep, http...) and still yield values of its own. Uses errors, engine.
+-- can wait (sleep, http...) and still yield values of its own. Uses errors, pool, engine.
 
 local prelude = ...
 
 local error, next, setmetatable, type = error, next, setmetatable, type
 local create, isyieldable, resume, running, yield, status =
   coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
-local raise = prelude.errors.raise
-local OPERATION, cannot_wait = prelude.engine.OPERATION, prelude.engine.cannot_wait
+local make_error, raise = prelude.errors.make_error, prelude.errors.raise
+local OPERATION, cannot_wait = prelude.pool.OPERATION, prelude.engine.cannot_wait
 
 -- Coroutines that user code made; WAITS while one waits for an operation. Only these, and only while they do not wait, may be
 -- resumed or closed by user code: whoever resumed the coroutine of a request would get what the engine is owed.
@@ -15,13 +15,14 @@ local OURS, WAITS = true, false
 local DEPTH_MAX = 190 -- coroutines resumed inside one another; LuaJIT does not look whether the C stack has room for more
 local made = setmetatable({}, { __mode = "k" })
 
-local nesting = prelude.engine.nesting -- its depth counts resumes under way; each ends in pump
+local nesting = prelude.pool.nesting -- its depth counts resumes under way; each ends in pump
 
 -- Passes an operation of an inner coroutine on to the engine, and the answer back in.
 local pump
 
 local function pass_in(co, ...)
   made[co] = OURS
+  nesting.inner[running()] = nil
   nesting.depth = nesting.depth + 1
   return pump(co, resume(co, ...))
 end
@@ -29,8 +30,9 @@ end
 function pump(co, ok, tag, ...)
   nesting.depth = nesting.depth - 1
   if ok and tag == OPERATION then
-    if not isyieldable() then return pass_in(co, false, cannot_wait((...))) end
     made[co] = WAITS
+    nesting.inner[running()] = co
+    if not isyieldable() then return pass_in(co, false, make_error("Error", cannot_wait((...) or "wait"))) end
     return pass_in(co, yield(OPERATION, ...))
   end
   return ok, tag, ...

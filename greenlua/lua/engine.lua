@@ -1,145 +1,47 @@
--- The engine: runs each request in a pooled coroutine and turns whatever happens into values. Sans I/O: no socket, no clock.
--- Uses errors, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
+-- The engine: runs each request in pooled coroutines and turns whatever happens into values. Sans I/O: no socket, no clock.
+-- Uses errors, marshal, failures, outbox, pool, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
 --   start(index, generation, number, ...) -> status, head, body   the handler answered; ... are the template's fields
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
---                                     | nothing   it waits for an operation, which stands in the outbox
---   resume(operation, ok, value) -> the same; cancel(index, generation) -> the operation it waited for, or nothing
---   take() -> the oldest events of the outbox, six values each, or nothing when it is empty
+--                                     | nothing   it waits; for what stands in the outbox
+--   resume(operation, ok, shape, ...) -> the same; cancel(index, generation) -> whether there was something to cancel
+--   arguments(operation, from) -> scalars of its arguments, a piece at a time
+-- A request is a main task, which is made when it first waits or spawns, and the tasks that it spawned (tasks.lua). Jobs (background
+-- work) are requests without a client, with a negative index.
 
 local prelude = ...
 
-local create, resume_raw, yield = coroutine.create, coroutine.resume, coroutine.yield
-local close = coroutine.close
-local isyieldable = coroutine.isyieldable
-local traceback = debug.traceback
-local error, pcall, rawequal, setmetatable, tostring, type = error, pcall, rawequal, setmetatable, tostring, type
-local find, format, gmatch = string.find, string.format, string.gmatch
+local close, isyieldable, resume_raw, yield = coroutine.close, coroutine.isyieldable, coroutine.resume, coroutine.yield
+local pcall, setmetatable, type = pcall, setmetatable, type
 local collectgarbage, math, next = collectgarbage, math, next
-local concat, remove, unpack = table.concat, table.remove, table.unpack or unpack
+local min, select, unpack = math.min, select, table.unpack or unpack
 local Context, define_template = prelude.context.Context, prelude.context.define_template
-local OURS, raise = prelude.errors.OURS, prelude.errors.raise
-local finish, is_response = prelude.response.finish, prelude.response.is_response
+local make_error, raise, throw = prelude.errors.make_error, prelude.errors.raise, prelude.errors.throw
+local catch_in, describe, is_caught = prelude.failures.catch_in, prelude.failures.describe, prelude.failures.is_caught
+local finish = prelude.response.finish
+local pack, unpack_value = prelude.marshal.pack, prelude.marshal.unpack_value
+local EVENTS, emit = prelude.outbox.EVENTS, prelude.outbox.emit
+local DONE, OPERATION, nesting = prelude.pool.DONE, prelude.pool.OPERATION, prelude.pool.nesting
+local borrow, close_all, give_back = prelude.pool.borrow, prelude.pool.close_all, prelude.pool.give_back
+local OPERATION_EVENT, CANCEL_EVENT, FAILURE_EVENT = EVENTS.OPERATION, EVENTS.CANCEL, EVENTS.FAILURE
 
--- What a coroutine says when it yields to the engine. Functions, because == of two tables would ask an error object's __eq.
-local function DONE() end
-local function OPERATION() end
+local PIECE_MAX = 4000 -- scalars in one call: LuaJIT's stack holds 8,000
 
--- Kinds of events in the outbox, shared with messages.py.
-local EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG = 1, 2, 3
-
-local IDLE_MAX = 1024    -- coroutines kept for reuse, about 1 KB each
-local OUTBOX_MAX = 6000  -- values (1,000 events) in one take: LuaJIT's stack holds 8,000
-local LOGS_MAX = 1000    -- log events that one batch may leave
-
-local runs, places = {}, {}  -- handler number -> the composed handler; where it stands, as app.lua:12
-local idle, idle_count = {}, 0
-local parked, waiting = {}, {}  -- operation -> task; slot index -> task
+local runs, places = {}, {} -- handler number -> the composed handler; where it stands, as app.lua:12
+local parked = {}           -- operation -> the task that waits for it
+local mains = {}            -- index of a request or job -> its main task, once it has one
+local detached = {}         -- operation that nobody waits for -> scalars of its arguments, until Python has them
 local operations = 0
-local outbox, outbox_count = {}, 0
-local full = {}              -- outboxes that are full, the oldest first
-local logged, lost = 0, 0    -- log events since the last take; those that were too many
-local nesting = { depth = 0 } -- coroutines of user code resumed inside one another just now (coroutines.lua)
-local index_now, generation_now = 0, 0
+local task_count = 0        -- spawned tasks of all requests
+local ready, first_ready, last_ready = {}, 1, 0 -- tasks that can go on; all of them of the request that runs now
 
--- Any allocation may run a finalizer of user code that logs. So each of these takes its place before it allocates again.
-local function emit(kind, a, b, c, d, e)
-  if outbox_count >= OUTBOX_MAX then
-    local fresh = {}
-    if outbox_count >= OUTBOX_MAX then
-      local old = outbox
-      outbox, outbox_count = fresh, 0
-      full[#full + 1] = old
-    end
-  end
-  local box, n = outbox, outbox_count
-  outbox_count = n + 6
-  box[n + 1], box[n + 2], box[n + 3], box[n + 4], box[n + 5], box[n + 6] = kind, a, b, c, d, e
-end
-
-local function take()
-  if lost > 0 then
-    local text = format("%d log lines of one batch were dropped", lost)
-    lost = 0
-    emit(EVENT_LOG, 0, 0, "warning", text, false)
-  end
-  if full[1] then return unpack(remove(full, 1), 1, OUTBOX_MAX) end
-  if outbox_count == 0 then return end
-  local fresh = {}
-  local taken, n = outbox, outbox_count
-  outbox, outbox_count, logged = fresh, 0, 0
-  return unpack(taken, 1, n)
-end
+-- What runs now. co_now is nil where nothing of a request's runs; task_now while it has neither waited nor spawned.
+local index_now, generation_now, ctx_now, co_now, task_now = 0, 0, nil, nil, nil
 
 local function log(level, message, fields)
-  if logged >= LOGS_MAX then
-    lost = lost + 1
-    return
-  end
-  logged = logged + 1
-  emit(EVENT_LOG, index_now, generation_now, level, message, fields)
+  prelude.outbox.log(index_now, generation_now, level, message, fields)
 end
 
 -- ---------------------------------------------------------------- failures
-
--- A failure that was caught on its way up keeps the traceback of the place where it happened.
-local Caught = {}
-
-local function describe(value)
-  if type(value) == "string" then return value end
-  local ok, text = pcall(tostring, value)
-  if ok and type(text) == "string" then
-    if type(value) == "table" and find(text, "^table: ") then return "an error object that is a table" end
-    return text
-  end
-  return "an error object that cannot be shown"
-end
-
--- The frames of user code only: the prelude's own, and what stands behind the last of the user's, say nothing to the one
--- who reads. Empty when there is none.
-local function trim(trace)
-  local lines, n, last, skipped = {}, 0, 0, false
-  for line in gmatch(trace, "[^\n]+") do
-    local tail_calls = find(line, "^%s*%(%.%.%.")
-    skipped = find(line, OURS, 1, true) or skipped and tail_calls
-    if not skipped and not find(line, "^%s*%[C%]: in function 'error'") then
-      n = n + 1
-      lines[n] = line
-      if n > 1 and not tail_calls and not find(line, "^%s*%[C%]") then last = n end
-    end
-  end
-  return concat(lines, "\n", 1, last)
-end
-
-local function is_caught(value)
-  return type(value) == "table" and prelude.getmetatable(value) == Caught
-end
-
-local function caught_of(value, trace)
-  return setmetatable({ value = value, message = describe(value), traceback = trace }, Caught)
-end
-
-local passed_on -- the failure that `rethrow` raised last, so that `catch` finds its traceback again
-
--- Raises a caught failure again as the value that it was, so that a pcall of user code sees nothing of ours.
-local function rethrow(caught)
-  if not is_caught(caught) then error(caught, 0) end
-  passed_on = caught
-  error(caught.value, 0)
-end
-
--- The message handler of every xpcall in the prelude.
-local function catch(value)
-  if is_response(value) or is_caught(value) then return value end
-  local known = passed_on
-  if known and value ~= nil and rawequal(known.value, value) then return known end
-  return caught_of(value, trim(traceback("", 2)))
-end
-
--- What an xpcall with `catch` gave. A stack that overflows leaves no room for `catch`: then the bare value comes.
-local function ensure_caught(value)
-  if is_response(value) or is_caught(value) then return value end
-  return caught_of(value, "")
-end
 
 -- The traceback of a failure, or at least the handler's place: a `return response.text(7)` is a tail call and leaves no frame,
 -- and what a handler returned is judged when it is gone.
@@ -150,103 +52,265 @@ end
 
 local function report(ctx, caught)
   caught.traceback = locate(ctx, caught.traceback)
-  emit(EVENT_FAILURE, index_now, generation_now, caught.message, caught.traceback, false)
+  emit(FAILURE_EVENT, index_now, generation_now, caught.message, caught.traceback, false)
 end
 
--- ---------------------------------------------------------------- coroutines
+-- ---------------------------------------------------------------- tasks
 
-local run_next, ctx_next -- what the coroutine that is resumed next shall run
-
--- A tail call, so that no frame of a coroutine that waits for its next request keeps the last one's ctx and body in memory.
-local function begin()
-  local run, ctx = run_next, ctx_next
-  ctx_next = nil
-  return run(ctx)
-end
-
--- PERF: a coroutine runs one request after another; making one costs ten times what resuming one does.
-local function work()
-  while true do yield(DONE, begin()) end
-end
-
-local function failed(co, ctx, value)
-  local message, trace
-  if is_caught(value) then
-    message, trace = value.message, value.traceback
-  elseif not is_response(value) then
-    message, trace = describe(value), trim(traceback(co, ""))
+-- The task that runs now; a request's main one is made here.
+local function current()
+  local task = task_now
+  if not task then
+    task = { co = co_now, ctx = ctx_now, index = index_now, generation = generation_now, over = false }
+    task.main = task
+    task_now = task
+    mains[index_now] = task
   end
-  if close then close(co) end
-  if not message then -- a response: thrown, not returned, and an answer all the same
-    local ok, status, head, body = pcall(finish, ctx, value)
-    if ok then return status, head, body end
-    message, trace = describe(status), ""
-  end
-  return false, message, locate(ctx, trace)
+  return task
 end
 
-local function settle(co, ctx, ok, tag, a, b, c)
-  if not ok then
-    return failed(co, ctx, tag)
-  elseif tag == DONE then
-    if idle_count < IDLE_MAX then
-      idle_count = idle_count + 1
-      idle[idle_count] = co
-    end
-    return a, b, c
-  elseif tag == OPERATION then
-    operations = operations + 1
-    -- The engine's own names of the request: what a handler writes into its ctx changes nothing here.
-    local task = { co = co, ctx = ctx, operation = operations, index = index_now, generation = generation_now }
-    parked[operations] = task
-    waiting[index_now] = task
-    emit(EVENT_OPERATION, index_now, generation_now, operations, a, b)
-    return
-  end
-  return failed(co, ctx, "attempt to yield from outside a coroutine")
-end
-
-local function enter(index, generation)
-  index_now, generation_now = index, generation
+local function enter(task)
+  index_now, generation_now, ctx_now, co_now, task_now = task.index, task.generation, task.ctx, task.co, task
   nesting.depth = 0 -- a stack overflow in the middle of a resume may have left it too high
 end
 
-local function start(index, generation, number, ...)
-  local co = idle[idle_count]
-  if co then
-    idle[idle_count] = nil
-    idle_count = idle_count - 1
-  else
-    co = create(work)
+-- What a task waits for is not wanted any more.
+local function drop_operation(task)
+  local operation = task.operation
+  if operation then
+    task.operation, task.scalars, parked[operation] = nil, nil, nil
+    emit(CANCEL_EVENT, task.index, task.generation, operation, false, false)
   end
-  enter(index, generation)
-  local ctx = setmetatable({ index, generation, number, ... }, Context)
-  run_next, ctx_next = runs[number], ctx
-  return settle(co, ctx, resume_raw(co))
 end
 
-local function resume(operation, ok, value)
+-- A task that waits goes on, after what runs now has parked or ended.
+local function make_ready(task)
+  drop_operation(task)
+  if not task.ready and not task.over then
+    task.ready = true
+    last_ready = last_ready + 1
+    ready[last_ready] = task
+  end
+end
+
+-- A new task of the request that runs now. It runs f(...) once what runs now has parked.
+local function launch(f, ...)
+  local main = current().main
+  local task = { main = main, f = f, arguments = { ... }, n = select("#", ...), index = main.index,
+    generation = main.generation, ctx = main.ctx, over = false, waiters = {} }
+  main.tasks = main.tasks or {}
+  main.tasks[task] = true
+  main.task_count = (main.task_count or 0) + 1
+  task_count = task_count + 1
+  make_ready(task)
+  return task
+end
+
+-- A task is over: it leaves its request, and those that wait for it are told.
+local function end_task(task)
+  local main = task.main
+  task.over = true
+  if main.tasks[task] then
+    main.tasks[task] = nil
+    main.task_count = main.task_count - 1
+    task_count = task_count - 1
+  end
+  local waiters = task.waiters
+  task.waiters = {}
+  for waiter in next, waiters do
+    waiter.pending = waiter.pending - 1
+    if waiter.pending <= 0 or task.caught then make_ready(waiter) end
+  end
+end
+
+local function run_guards(task)
+  local guards = task.guards
+  task.guards = nil
+  for guarded in next, guards or {} do
+    local ok, value = pcall(guarded)
+    if not ok then report(task.ctx, { message = describe(value), traceback = "in what cleans up after a task" }) end
+  end
+end
+
+-- Ends a task wherever it waits: its operation is taken back, its <close> values and guards run. In there nothing can wait.
+local function abort(task)
+  task.over = true
+  drop_operation(task)
+  local was = task_now
+  task_now = task
+  if task.co then
+    local ok, value = close_all(task.co)
+    if not ok then
+      report(task.ctx, { message = describe(value), traceback = "in a <close> value, after its task had ended" })
+    end
+  end
+  run_guards(task)
+  task_now = was
+end
+
+-- Ends a spawned task that is not wanted any more; those that wait for it get `caught`.
+local function cancel_task(task, caught)
+  if task.over then return end
+  task.caught, task.seen = caught, true
+  abort(task)
+  end_task(task)
+end
+
+-- The main task is over: the others of its request end with it, and failures that nobody asked for are reported.
+local function end_main(task)
+  mains[task.index] = nil
+  task.over = true
+  while task.tasks and next(task.tasks) do
+    local child = next(task.tasks)
+    abort(child)
+    end_task(child)
+  end
+  for child in next, task.failed or {} do
+    if not child.seen then report(task.ctx, child.caught) end
+  end
+  local deferred = task.deferred
+  for i = 1, deferred and #deferred or 0 do emit(EVENTS.DEFER, task.index, task.generation, deferred[i], false, false) end
+end
+
+-- ---------------------------------------------------------------- steps
+
+-- A coroutine asked for an operation (name, and what is known of its arguments), or waits for a task (no name).
+local function park(name, shape, scalars)
+  local task = current()
+  if name then
+    operations = operations + 1
+    parked[operations] = task
+    task.operation, task.scalars = operations, scalars
+    emit(OPERATION_EVENT, index_now, generation_now, operations, name, shape)
+  end
+  co_now = nil
+end
+
+-- What ended a coroutine, as a failure or a thrown response.
+local function catch_end(co, ok, value)
+  local caught = catch_in(co, ok and "attempt to yield from outside a coroutine" or value)
+  co_now = nil -- a <close> value cannot wait
+  if close then close(co) end
+  return caught
+end
+
+local function fail(co, ctx, ok, value)
+  local caught = catch_end(co, ok, value)
+  if is_caught(caught) then return false, caught.message, locate(ctx, caught.traceback) end
+  local finished, status, head, body = pcall(finish, ctx, caught) -- a response: thrown, not returned, and an answer all the same
+  if finished then return status, head, body end
+  return false, describe(status), locate(ctx, "")
+end
+
+-- What became of a main task's coroutine that was resumed.
+local function settle(co, ctx, ok, tag, a, b, c)
+  if ok and tag == OPERATION then return park(a, b, c) end
+  if ok and tag == DONE then
+    give_back(co)
+    co_now = nil
+  else
+    a, b, c = fail(co, ctx, ok, tag)
+  end
+  local task = task_now
+  if task then
+    run_guards(task)
+    end_main(task)
+  end
+  return a, b, c
+end
+
+local function run_task(task)
+  return task.f(unpack(task.arguments, 1, task.n))
+end
+
+local function keep_results(task, ...)
+  task.results, task.result_count = { ... }, select("#", ...)
+end
+
+-- What became of a spawned task's coroutine that was resumed. DONE comes with its results, which are kept for who waits.
+local function settle_task(task, ok, tag, ...)
+  if ok and tag == OPERATION then return park(...) end
+  if ok and tag == DONE then
+    give_back(task.co)
+    co_now = nil
+    keep_results(task, ...)
+  else
+    local caught = catch_end(task.co, ok, tag)
+    local failures = task.main.failed or {}
+    failures[task], task.main.failed, task.caught = true, failures, caught
+  end
+  run_guards(task)
+  end_task(task)
+end
+
+-- Tasks that can go on do, until none can. Gives the answer of the main one among them, or the one there was already, or nothing.
+local function run_ready(a, b, c)
+  while first_ready <= last_ready do
+    local task = ready[first_ready]
+    ready[first_ready] = nil
+    first_ready = first_ready + 1
+    task.ready = nil
+    if not task.over then
+      task.co = task.co or borrow(run_task, task)
+      enter(task)
+      if task.main ~= task then
+        settle_task(task, resume_raw(task.co, true))
+      else
+        a, b, c = settle(task.co, task.ctx, resume_raw(task.co, true))
+      end
+    end
+  end
+  first_ready, last_ready = 1, 0
+  if a ~= nil then return a, b, c end
+end
+
+-- ---------------------------------------------------------------- for vm.py
+
+local function start(index, generation, number, ...)
+  local ctx = setmetatable({ index, generation, number, ... }, Context)
+  local co = borrow(runs[number], ctx)
+  index_now, generation_now, ctx_now, co_now, task_now = index, generation, ctx, co, nil
+  nesting.depth = 0
+  local a, b, c = settle(co, ctx, resume_raw(co))
+  if last_ready > 0 then return run_ready(a, b, c) end
+  if a ~= nil then return a, b, c end
+end
+
+local function resume(operation, ok, shape, ...)
+  local value
+  if ok then value = unpack_value(shape, ...) else value = make_error(shape, (...)) end
   local task = parked[operation]
   if not task then return end
   parked[operation] = nil
-  waiting[task.index] = nil
-  enter(task.index, task.generation)
-  return settle(task.co, task.ctx, resume_raw(task.co, ok, value))
+  task.operation, task.scalars = nil, nil
+  enter(task)
+  local a, b, c
+  if task.main ~= task then
+    settle_task(task, resume_raw(task.co, ok, value))
+  else
+    a, b, c = settle(task.co, task.ctx, resume_raw(task.co, ok, value))
+  end
+  if last_ready > 0 then return run_ready(a, b, c) end
+  if a ~= nil then return a, b, c end
+end
+
+-- true and scalars of an operation's arguments from the given one on; nothing when there are no more, false when nobody wants it.
+local function arguments(operation, from)
+  local task = parked[operation]
+  local scalars = task and task.scalars or detached[operation]
+  if not scalars then return false end
+  local last = min(scalars.count, from + PIECE_MAX - 1)
+  if last == scalars.count then detached[operation] = nil end
+  if from <= last then return true, unpack(scalars, from, last) end
 end
 
 local function cancel(index, generation)
-  local task = waiting[index]
-  if not task or task.generation ~= generation then return end
-  waiting[index] = nil
-  parked[task.operation] = nil
-  enter(index, generation)
-  if close then
-    local ok, value = close(task.co)
-    if not ok then
-      report(task.ctx, { message = describe(value), traceback = "in a <close> value, after the request had ended" })
-    end
-  end
-  return task.operation
+  local task = mains[index]
+  if not task or task.generation ~= generation then return false end
+  enter(task)
+  abort(task)
+  end_main(task)
+  return true
 end
 
 -- ---------------------------------------------------------------- operations
@@ -255,47 +319,74 @@ local function cannot_wait(name)
   return name .. " cannot wait here: Lua cannot pause while it loads the app, nor inside table.sort, gsub and other C functions"
 end
 
--- Asks Python for something that may take time, and parks the coroutine until it is there.
+local function check_can_wait(name)
+  if not isyieldable() or co_now == nil then raise("%s", cannot_wait(name)) end
+  if task_now and task_now.over then raise("%s cannot wait any more: its request has ended", name) end
+end
+
+-- Parks until a task makes this one ready, or, with seconds, until they have passed. Gives nothing, or an error to throw.
+local function pause(seconds)
+  local ok, value = yield(OPERATION, seconds and "sleep", seconds)
+  if not ok then return value end
+end
+
+-- Asks Python for something that may take time, and parks the coroutine until it is there: one value.
 -- Raises what went wrong, at the place of the user code that asked.
-local function perform(name, argument)
-  if not isyieldable() then raise(cannot_wait(name)) end
-  local ok, value = yield(OPERATION, name, argument)
-  if not ok then raise(value) end
+local function perform(name, ...)
+  check_can_wait(name)
+  local ok, value = yield(OPERATION, name, pack(name, ...))
+  if not ok then throw(value) end
   return value
 end
 
-local function sleep(seconds)
-  if type(seconds) ~= "number" or seconds ~= seconds or seconds < 0 or seconds == math.huge then
-    raise("sleep takes a number of seconds, 0 or more")
-  end
-  perform("sleep", seconds)
+-- The same without waiting and without a result; works also where nothing can wait.
+local function detach(name, ...)
+  local shape, scalars = pack(name, ...)
+  operations = operations + 1
+  detached[operations] = scalars
+  emit(OPERATION_EVENT, index_now, generation_now, operations, name, shape)
+end
+
+-- Calls f when the task that runs now ends while the guard is held. f must not wait. Gives the function that releases it.
+local function guard(f)
+  local task = current()
+  local guards = task.guards or {}
+  task.guards = guards
+  local function guarded() f() end
+  guards[guarded] = true
+  return function() guards[guarded] = nil end
 end
 
 local function statistics()
   local parked_count = 0
   for _ in next, parked do parked_count = parked_count + 1 end
-  return math.floor(collectgarbage("count") * 1024), parked_count, idle_count, operations
+  return math.floor(collectgarbage("count") * 1024), parked_count, prelude.pool.idle_count(), operations, task_count
 end
 
 return {
-  OPERATION = OPERATION,
-  nesting = nesting,
   cannot_wait = cannot_wait,
-  catch = catch,
-  ensure_caught = ensure_caught,
   define = function(number, run, template, place)
     runs[number], places[number] = run, place
-    define_template(number, template)
+    if template then define_template(number, template) end
   end,
-  is_caught = is_caught,
   log = log,
   report = report,
-  rethrow = rethrow,
-  sleep = sleep,
+  -- tasks (tasks.lua)
+  cancel_task = cancel_task,
+  check_can_wait = check_can_wait,
+  current = current,
+  launch = launch,
+  pause = pause,
+  task_count = function() return task_count end,
+  -- clients
+  detach = detach,
+  guard = guard,
+  is_running = function() return co_now ~= nil end,
+  perform = perform,
   -- for vm.py
   start = start,
   resume = resume,
+  arguments = arguments,
   cancel = cancel,
-  take = take,
   statistics = statistics,
 }

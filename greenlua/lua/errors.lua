@@ -1,6 +1,7 @@
 -- Errors that help: where user code stands, and which known name is meant. Uses the debug library, which user code never sees.
 
-local error, format, getinfo, min, type = error, string.format, debug.getinfo, math.min, type
+local error, format, getinfo, min, setmetatable, tostring, type =
+  error, string.format, debug.getinfo, math.min, setmetatable, tostring, type
 local byte, find, lower = string.byte, string.find, string.lower
 
 local OURS = "[greenlua]" -- begins the name of every chunk of the prelude
@@ -23,6 +24,26 @@ local function raise(text, ...)
   if ... ~= nil then text = format(text, ...) end
   local where = place()
   error(where and where .. ": " .. text or text, 0)
+end
+
+-- What an operation failed with: ``type`` (the name of Python's exception, or one of ours), ``message``, and ``where`` it was asked for.
+local Error = { __name = "greenlua.error" }
+
+function Error.__tostring(e)
+  local text = format("%s: %s", tostring(e.type), tostring(e.message))
+  return e.where and e.where .. ": " .. text or text
+end
+
+function Error.__concat(a, b) return tostring(a) .. tostring(b) end
+
+local function make_error(kind, message)
+  return setmetatable({ type = kind, message = message }, Error)
+end
+
+-- Raises an error that make_error made, with the place of user code.
+local function throw(e)
+  e.where = e.where or place()
+  error(e, 0)
 end
 
 -- Levenshtein's distance.
@@ -51,4 +72,11 @@ local function nearest(name, names)
   return best
 end
 
-return { OURS = OURS, place = place, raise = raise, nearest = nearest }
+return {
+  OURS = OURS,
+  make_error = make_error,
+  nearest = nearest,
+  place = place,
+  raise = raise,
+  throw = throw,
+}

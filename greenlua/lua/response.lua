@@ -12,7 +12,7 @@ local raise = prelude.errors.raise
 local try_encode = prelude.json_encode.try_encode
 
 -- The numbers are shared with messages.py.
-local EMPTY, JSON, TEXT, HTML, PROBLEM, FILE = 0, 1, 2, 3, 4, 5
+local EMPTY, JSON, TEXT, HTML, PROBLEM, FILE, STREAM = 0, 1, 2, 3, 4, 5, 6
 
 local BODILESS = { [204] = true, [205] = true, [304] = true }
 local OWNED = { -- set by the server; a handler that sets one would contradict it
@@ -21,7 +21,7 @@ local OWNED = { -- set by the server; a handler that sets one would contradict i
 }
 
 -- What each kind of answer has as its body; any other is judged anew. JSON takes anything.
-local BODIES = { [EMPTY] = "nil", [TEXT] = "string", [HTML] = "string", [PROBLEM] = "table", [FILE] = "string" }
+local BODIES = { [EMPTY] = "nil", [TEXT] = "string", [HTML] = "string", [PROBLEM] = "table", [FILE] = "string", [STREAM] = "function" }
 
 local Response = { __name = "greenlua.response", __metatable = "greenlua.response" }
 prelude.values.OPAQUE[Response] = true
@@ -96,6 +96,9 @@ end
 
 -- ---------------------------------------------------------------- out of the VM
 
+-- Kinds that are written elsewhere: a function of ctx, status, head and body (streams.lua).
+local writers = {}
+
 -- Writes an answer: status, head, body. Raises a sentence.
 local function write(ctx, kind, status, body, headers)
   if kind == JSON then
@@ -114,8 +117,10 @@ local function write(ctx, kind, status, body, headers)
     if body and body ~= "" then raise("status %d has no body, but the handler gave one", status) end
     kind, body = EMPTY, ""
   end
-  if headers then return status, head_of(kind, headers), body or "" end
-  return status, kind, body or ""
+  local head = headers and head_of(kind, headers) or kind
+  local writer = writers[kind]
+  if writer then return writer(ctx, status, head, body) end
+  return status, head, body or ""
 end
 
 local function kind_of(body)
@@ -261,9 +266,12 @@ local public = {
 }
 
 return {
+  STREAM = STREAM,
   finish = finish,
   is_response = is_response,
   lift = lift,
+  make = make,
   problem = problem,
   public = public,
+  writers = writers,
 }

@@ -1,5 +1,5 @@
 -- greenlua.app and its groups: what an app declares while it loads, and how hooks and handler become one function.
--- Uses errors, values, response, engine. Rules: everything is checked where it is declared, so that an error names that line;
+-- Uses errors, values, response, failures, engine, background. Rules: everything is checked where it is declared, so that an error names that line;
 -- hooks hold for all routes of their app or group, whether declared before or after them; nothing can be declared once the app
 -- serves.
 
@@ -9,7 +9,7 @@ local concat, format, ipairs, next, select, setmetatable, sort, sub, tostring, t
   table.concat, string.format, ipairs, next, select, setmetatable, table.sort, string.sub, tostring, type, xpcall
 local find, gsub, upper = string.find, string.gsub, string.upper
 local getinfo = debug.getinfo
-local engine, response = prelude.engine, prelude.response
+local background, engine, response = prelude.background, prelude.engine, prelude.response
 local nearest, place, wrong = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
 local finish, lift, is_response = response.finish, response.lift, response.is_response
 
@@ -49,7 +49,7 @@ end
 
 -- ---------------------------------------------------------------- composition
 
-local catch, ensure_caught, report = engine.catch, engine.ensure_caught, engine.report
+local catch, ensure_caught, report = prelude.failures.catch, prelude.failures.ensure_caught, engine.report
 
 -- Inside out: the route's own hooks first, then its group's, then the app's. Befores run outside in.
 local function collect(scope, own, kind)
@@ -119,20 +119,26 @@ end
 
 -- ---------------------------------------------------------------- declaration
 
-local OPTIONS = { before = true, after = true, on_error = true }
-local OPTION_NAMES = names_of(OPTIONS)
+local HOOKS = { before = true, after = true, on_error = true }
+local ROUTE_OPTIONS = { before = "hook", after = "hook", on_error = "hook", stream_body = "boolean" }
+local GROUP_OPTIONS = { before = "hook", after = "hook", on_error = "hook" }
 
-local function check_options(options, what)
+-- The hooks and the other options of a route or a group, each checked.
+local function check_options(options, what, known)
   if type(options) ~= "table" then
     wrong("the options of %s must be a table, not a %s%s", what, type(options),
       type(options) == "function" and " (the handler comes last)" or "")
   end
-  local hooks = {}
+  local hooks, others = {}, {}
   for name, value in next, options do
-    if not OPTIONS[name] then
-      wrong("%s has no option %s; %s", what, tostring(name), hint(name, OPTION_NAMES, "the options"))
+    local wanted = known[name]
+    if not wanted then
+      wrong("%s has no option %s; %s", what, tostring(name), hint(name, names_of(known), "the options"))
     end
-    if type(value) == "table" then
+    if wanted ~= "hook" then
+      if type(value) ~= wanted then wrong("the option %s of %s must be a %s, not a %s", name, what, wanted, type(value)) end
+      others[name] = value
+    elseif type(value) == "table" then
       local list, count = {}, 0
       for _ in next, value do count = count + 1 end
       for i = 1, count do list[i] = check_function(value[i], format("%s[%d] of %s", name, i, what)) end
@@ -141,7 +147,7 @@ local function check_options(options, what)
       hooks[name] = { check_function(value, name .. " of " .. what) }
     end
   end
-  return hooks
+  return hooks, others
 end
 
 local function check_template(template, what)
@@ -184,7 +190,7 @@ local function declare(scope, what, methods, template, ...)
   if #template > 1 and scope.prefix ~= "" and sub(template, -1) == "/" and #scope.prefix + 1 == #template then
     template = scope.prefix -- "/" in a group is the group's own address
   end
-  local hooks = check_options(options, what .. " " .. template)
+  local hooks, others = check_options(options, what .. " " .. template, ROUTE_OPTIONS)
   check_function(handler, "the handler of " .. what .. " " .. template)
   local info, declared_at = getinfo(handler, "S"), place()
   routes[#routes + 1] = {
@@ -193,6 +199,7 @@ local function declare(scope, what, methods, template, ...)
     template = template,
     handler = handler,
     hooks = hooks,
+    stream_body = others.stream_body or false,
     place = declared_at,
     handler_place = info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or declared_at,
   }
@@ -233,12 +240,12 @@ function methods_of:group(prefix, ...)
   if select("#", ...) > 2 then wrong("app:group takes a prefix, options and a function; there is more") end
   check_template(prefix, "app:group")
   if sub(prefix, -1) == "/" then prefix = sub(prefix, 1, -2) end
-  local hooks = check_options(options, "the group " .. prefix)
+  local hooks = check_options(options, "the group " .. prefix, GROUP_OPTIONS)
   check_function(fill, "what fills the group " .. prefix)
   fill(new_scope(self, self.prefix .. prefix, hooks))
 end
 
-for kind in next, OPTIONS do
+for kind in next, HOOKS do
   methods_of[kind] = function(self, hook)
     check_self(self, kind)
     check_loading("app:" .. kind)
@@ -246,6 +253,15 @@ for kind in next, OPTIONS do
     local hooks = self.hooks[kind] or {}
     hooks[#hooks + 1] = hook
     self.hooks[kind] = hooks
+  end
+end
+
+for name, declare_job in next, background.declarations do
+  methods_of[name] = function(self, ...)
+    check_self(self, name)
+    check_loading("app:" .. name)
+    if self.parent then wrong("app:%s is the app's, not a group's", name) end
+    declare_job(...)
   end
 end
 
@@ -286,10 +302,10 @@ local function seal(returned)
   return #routes, declared.title, declared.version
 end
 
--- One route for Python: methods, template, where it was declared, where its handler stands.
+-- One route for Python: methods, template, where it was declared, where its handler stands, whether it streams its body.
 local function describe(number)
   local route = routes[number]
-  return concat(route.methods, " "), route.template, route.place, route.handler_place
+  return concat(route.methods, " "), route.template, route.place, route.handler_place, route.stream_body
 end
 
 return { app = app, seal = seal, describe = describe, is_serving = function() return serving end }

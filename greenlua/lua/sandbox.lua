@@ -1,13 +1,14 @@
 -- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed.
--- Uses errors, luajit, json, response, engine, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
+-- Uses errors, luajit, json, response, failures, engine, tasks, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
 
 local prelude, host = ...
 
 local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
   error, string.format, next, pcall, rawset, select, setmetatable, tostring, type
-local concat, find, gsub, load_raw = table.concat, string.find, string.gsub, load
+local concat, find, gmatch, gsub, load_raw, sort, sub =
+  table.concat, string.find, string.gmatch, string.gsub, load, table.sort, string.sub
 local place, raise = prelude.errors.place, prelude.errors.raise
-local engine, routes = prelude.engine, prelude.routes
+local engine, routes, tasks = prelude.engine, prelude.routes, prelude.tasks
 local json = {
   encode = prelude.json_encode.encode,
   decode = prelude.json_decode.decode,
@@ -59,6 +60,7 @@ local log = { debug = logger("debug"), info = logger("info"), warn = logger("war
 
 local env = {}
 local reported = {} -- global names already warned of
+local exposed = {} -- globals that functions of Python live in
 
 for _, name in next, {
   "assert", "error", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawlen", "rawset", "select",
@@ -113,7 +115,11 @@ local public = {
   response = prelude.response.public,
   json = json,
   log = log,
-  sleep = engine.sleep,
+  sleep = tasks.sleep,
+  spawn = tasks.spawn,
+  wait = tasks.wait,
+  wait_any = tasks.wait_any,
+  timeout = tasks.timeout,
   now = function() return host.now() end,
   env = setmetatable({}, {
     __index = function(_, name) return type(name) == "string" and host.getenv(name) or nil end,
@@ -124,7 +130,7 @@ local public = {
 }
 for _, name in next, { "response", "json", "log" } do public[name] = frozen(public[name], name) end
 env.greenlua = frozen(public, "greenlua")
-for _, name in next, { "response", "json", "log", "sleep", "now", "env" } do env[name] = public[name] end
+for _, name in next, { "response", "json", "log", "sleep", "spawn", "wait", "wait_any", "timeout", "now", "env" } do env[name] = public[name] end
 
 -- ---------------------------------------------------------------- require
 
@@ -142,6 +148,20 @@ end
 loaded.greenlua = env.greenlua
 local LOADING = {}
 
+-- A client that comes with greenlua: its Lua half is the prelude's, so it sees the prelude and not the user's world.
+local function open_client(name)
+  local chunk, callables = host.open_client(sub(name, 10))
+  if chunk then return frozen(chunk(prelude, callables), name) end
+  if chunk == nil then raise("%s", callables) end
+  local names = {}
+  for known in next, loaded do
+    if find(known, "^greenlua%.") then names[#names + 1] = known end
+  end
+  for _, known in next, host.clients do names[#names + 1] = "greenlua." .. known end
+  sort(names)
+  return raise("there is no module %q; there are %s", name, concat(names, ", "))
+end
+
 function env.require(name)
   if type(name) ~= "string" then raise("require takes a name, not a %s", type(name)) end
   local module = loaded[name]
@@ -150,15 +170,19 @@ function env.require(name)
   if routes.is_serving() then
     raise("the module %q was not loaded at the start; require it at the top of a file, not first in a handler", name)
   end
+  if find(name, "^greenlua%.") then
+    loaded[name] = open_client(name)
+    return loaded[name]
+  end
   local source, where = host.read_module(name)
   if not source then raise(where) end
   local chunk, why = compile(source, where)
   if not chunk then error(why, 0) end
   loaded[name] = LOADING
-  local ok, result = xpcall(chunk, engine.catch, name)
+  local ok, result = xpcall(chunk, prelude.failures.catch, name)
   if not ok then
     loaded[name] = nil
-    engine.rethrow(engine.ensure_caught(result))
+    prelude.failures.rethrow(prelude.failures.ensure_caught(result))
   end
   if result == nil then result = true end
   loaded[name] = result
@@ -186,17 +210,43 @@ local function watch(mode)
   })
 end
 
+-- ---------------------------------------------------------------- functions of Python
+
+-- Puts a function that Python exposed where its name says: users.find becomes the function find of the global table users.
+-- Gives nothing, or why not.
+local function expose(name)
+  local at, path = env, {}
+  for part in gmatch(name, "[^.]+") do path[#path + 1] = part end
+  for i = 1, #path - 1 do
+    local inner = at[path[i]]
+    if inner == nil then
+      inner = {}
+      at[path[i]] = inner
+    elseif i == 1 and not exposed[path[1]] then
+      return format("the exposed function %s would change the global %s, which is there already", name, path[1])
+    end
+    at = inner
+  end
+  if at[path[#path]] ~= nil then return format("the exposed function %s would replace what is there already", name) end
+  at[path[#path]] = function(...) return engine.perform(name, ...) end
+  exposed[path[1]] = true
+end
+
 -- ---------------------------------------------------------------- for vm.py
 
 -- Loads and runs the app's file. Gives what routes.seal gives, or nil, a message and a traceback.
 local function load_app(source, where, globals)
   local chunk, why = compile(source, where)
   if not chunk then return nil, why, "" end
+  for _, name in next, host.exposed do
+    why = expose(name)
+    if why then return nil, why, "" end
+  end
   watch(globals)
-  local ok, result = xpcall(chunk, engine.catch)
+  local ok, result = xpcall(chunk, prelude.failures.catch)
   if not ok then
-    result = engine.ensure_caught(result)
-    if engine.is_caught(result) then
+    result = prelude.failures.ensure_caught(result)
+    if prelude.failures.is_caught(result) then
       -- One frame says no more than the place at which the message begins.
       local _, frames = gsub(result.traceback, "\n", "")
       return nil, result.message, frames > 1 and result.traceback or ""

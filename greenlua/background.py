@@ -1,0 +1,162 @@
+"""Background work: timers, what runs at the start and at the stop, and what requests leave to be done after their answers.
+
+Each is a Job, run by the Lua greenlet like a request, with a deadline of its own. Failures are logged and counted; a timer never runs
+twice at once. Uses gevent, errors, messages, routes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent.event import AsyncResult
+
+from greenlua.errors import ConfigurationError
+from greenlua.messages import Cancel, Failure, Job, Work
+from greenlua.routes import JobRule
+
+log = logging.getLogger("greenlua")
+
+RUNNING_MAX = 1024  # deferred functions that run at once; the others wait
+
+
+class Background:
+    """The background work of one app.
+
+    Args:
+        rules: what the app declares.
+        post: takes messages to the Lua greenlet; must not switch greenlets.
+        timeout: seconds that a run may take whose rule does not say.
+        claim: for timers that run once across workers: whether this process is to run it, by a key and seconds.
+    """
+
+    def __init__(
+        self,
+        rules: list[JobRule],
+        post: Callable[[Any], None],
+        timeout: float,
+        claim: Callable[[str, float], bool],
+    ) -> None:
+        self._rules = rules
+        self._post = post
+        self._timeout = timeout
+        self._claim = claim
+        self._timers: list[gevent.Greenlet] = []
+        self._last_index = 0
+        self._deferred: deque[Job] = deque()  # those that wait for their turn
+        self._deadlines: dict[int, Any] = {}
+        self._runs = self._failures = self._running = 0
+
+    # ------------------------------------------------------------ its life; called by any greenlet but the Lua greenlet
+
+    def start(self) -> None:
+        """Runs what is to run at the start, one after the other, and then starts the timers.
+
+        Raises:
+            ConfigurationError: one of them failed.
+        """
+        for rule in self._of("start"):
+            failure = self._run(rule)
+            if failure is not None:
+                text = f"{rule.place}: app:on_start failed: {failure.message or failure.detail}"
+                raise ConfigurationError(f"{text}\n{failure.traceback}" if failure.traceback else text)
+        self._timers = [gevent.spawn(self._tick, rule) for rule in self._of("every")]
+
+    def stop(self, timeout: float) -> None:
+        """Ends the timers, waits up to ``timeout`` seconds for deferred work, and runs what is to run at the stop."""
+        gevent.killall(self._timers)
+        deadline = monotonic() + timeout
+        while self._running and monotonic() < deadline:
+            gevent.sleep(0.01)
+        for rule in self._of("stop"):
+            self._log(rule.name, {}, self._run(rule))
+
+    def _of(self, kind: str) -> list[JobRule]:
+        return [rule for rule in self._rules if rule.kind == kind]
+
+    def _tick(self, rule: JobRule) -> None:
+        due = monotonic() + rule.seconds
+        while True:
+            gevent.sleep(max(0.0, due - monotonic()))
+            due = max(due + rule.seconds, monotonic())  # a run that took longer delays the next; none is made up for
+            try:
+                # A little less than the interval, so that the same worker can claim the next run.
+                if not rule.once or self._claim(f"every:{rule.name}", rule.seconds * 0.9):
+                    self._log(rule.name, {}, self._run(rule))
+            except Exception:
+                self._failures += 1
+                log.exception("the timer %s could not run", rule.name)
+
+    def _run(self, rule: JobRule) -> Failure | None:
+        """One run, waited for."""
+        ended: AsyncResult[Failure | None] = AsyncResult()
+        job = self._job(rule.number, rule.name, {}, ended.set)
+        self._begin(job, rule.timeout or self._timeout)
+        try:
+            return ended.get()
+        except BaseException:  # the timer is killed: its run ends with it
+            self._post(Cancel(job.index, job.generation))
+            raise
+
+    # ------------------------------------------------------------ deferred work; called by the Lua greenlet
+
+    def defer(self, number: int, environ: dict[str, Any]) -> None:
+        """Runs a function that a request has left, when there is a place for it."""
+        job = self._job(number, "ctx:defer", environ, lambda failure: self._deferred_done(job, failure))
+        if self._running < RUNNING_MAX:
+            self._running += 1
+            self._begin(job, self._timeout)
+        else:
+            self._deferred.append(job)
+
+    def _deferred_done(self, job: Job, failure: Failure | None) -> None:
+        self._log(job.name, job.environ, failure)
+        if self._deferred:
+            self._begin(self._deferred.popleft(), self._timeout)
+        else:
+            self._running -= 1
+
+    # ------------------------------------------------------------ one job
+
+    def _job(self, number: int, name: str, environ: dict[str, Any], told: Callable[[Failure | None], None]) -> Job:
+        self._last_index -= 1
+        index = self._last_index
+
+        def done(failure: Failure | None) -> None:
+            timer = self._deadlines.pop(index, None)
+            if timer is not None:
+                timer.close()
+            if failure is not None:
+                self._failures += 1
+            told(failure)
+
+        return Job(index, number, name, environ, done)
+
+    def _begin(self, job: Job, timeout: float) -> None:
+        self._runs += 1
+        timer = self._deadlines[job.index] = gevent.get_hub().loop.timer(timeout)
+        timer.start(self._post, Cancel(job.index, job.generation))
+        self._post(Work(job))
+
+    def _log(self, name: str, environ: dict[str, Any], failure: Failure | None) -> None:
+        if failure is not None:
+            request_id = environ.get("greenlua.request_id")
+            log.error(
+                "background work %s%s: %s%s",
+                name,
+                f" [{request_id}]" if request_id else "",
+                failure.message or failure.detail,
+                "\n" + failure.traceback if failure.traceback else "",
+            )
+
+    def statistics(self) -> dict[str, int]:
+        """``runs`` begun and ``failures`` since the start; ``deferred``: functions that requests left, running or waiting."""
+        return {
+            "runs": self._runs,
+            "failures": self._failures,
+            "deferred": self._running + len(self._deferred),
+        }
