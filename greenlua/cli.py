@@ -13,7 +13,9 @@ import socket
 import ssl
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 APP = click.argument("app", metavar="APP.LUA")
 SET = click.option(
     "--set", "pairs", metavar="NAME=VALUE", multiple=True, help="A setting (docs/settings.md); may be repeated."
+)
+EXTEND = click.option(
+    "--extend",
+    "extensions",
+    metavar="MODULE[:FUNCTION]",
+    multiple=True,
+    help="Python that extends the app before it is loaded: FUNCTION(app) is called, by default setup(app); may be repeated.",
 )
 
 
@@ -84,8 +93,18 @@ def main() -> None:
 )
 @click.option("--quiet", is_flag=True, help="No access log.")
 @click.option("--dev", is_flag=True, help="Development: show failures to the client, report stray globals.")
+@EXTEND
 @SET
-def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tuple[str, ...], **options: Any) -> None:
+def run(
+    app: str,
+    dev: bool,
+    quiet: bool,
+    workers: int,
+    server: str,
+    extensions: tuple[str, ...],
+    pairs: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Serve APP.LUA until Ctrl-C or SIGTERM; then finish the requests inside and exit."""
     settings = _settings(pairs, dev)
     access_log = None if quiet else options["access_log"]
@@ -102,7 +121,7 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     if workers > 1:
         if find_spec("gunicorn") is None:
             raise _Wrong("--workers needs gunicorn: pip install 'greenlua[gunicorn]'")
-        _check_elsewhere(app, pairs)
+        _check_elsewhere(app, extensions, pairs)
     from gevent import monkey
 
     monkey.patch_all()
@@ -113,11 +132,12 @@ def run(app: str, dev: bool, quiet: bool, workers: int, server: str, pairs: tupl
     )
     if workers > 1:
         try:
-            run_workers(app, settings, listener, workers, access_log)
+            run_workers(_create(app, settings, extensions), listener, workers, access_log)
         except ConfigurationError as error:
             raise _Wrong(str(error)) from None
-    lua_app = _load(app, settings)
+    lua_app = _create(app, settings, extensions)
     try:
+        lua_app.start()
         run_here(lua_app, listener, server == "pywsgi", access_log)
     except ConfigurationError as error:
         raise _Wrong(str(error)) from None
@@ -144,9 +164,10 @@ def _unix(bind: str | None) -> str | None:
     return bind.removeprefix("unix:")
 
 
-def _check_elsewhere(app: str, pairs: tuple[str, ...]) -> None:
+def _check_elsewhere(app: str, extensions: tuple[str, ...], pairs: tuple[str, ...]) -> None:
     """Loads the app in a process of its own: the one that forks the workers must stay without a VM."""
     arguments = [word for pair in pairs for word in ("--set", pair)]
+    arguments += [word for extension in extensions for word in ("--extend", extension)]
     result = subprocess.run(
         [sys.executable, "-m", "greenlua", "check", app, *arguments], stdout=subprocess.DEVNULL, check=False
     )
@@ -156,23 +177,25 @@ def _check_elsewhere(app: str, pairs: tuple[str, ...]) -> None:
 
 @main.command()
 @APP
+@EXTEND
 @SET
-def check(app: str, pairs: tuple[str, ...]) -> None:
+def check(app: str, extensions: tuple[str, ...], pairs: tuple[str, ...]) -> None:
     """Load APP.LUA and say whether it would serve."""
-    lua_app = _load(app, _settings(pairs))
+    lua_app = _load(app, _settings(pairs), extensions)
     routes = len(lua_app.table.routes)
     click.echo(f"{app}: ok, {routes} route{'' if routes == 1 else 's'}, Lua {lua_app.settings.lua}")
 
 
 @main.command()
 @APP
+@EXTEND
 @SET
-def routes(app: str, pairs: tuple[str, ...]) -> None:
+def routes(app: str, extensions: tuple[str, ...], pairs: tuple[str, ...]) -> None:
     """Print the routes of APP.LUA: methods, template, place of the handler."""
     rows = [("METHODS", "TEMPLATE", "HANDLER")]
     rows += [
         (",".join(route.methods), route.template, route.handler_place)
-        for route in _load(app, _settings(pairs)).table.routes
+        for route in _load(app, _settings(pairs), extensions).table.routes
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for row in rows:
@@ -191,13 +214,44 @@ def _settings(pairs: tuple[str, ...], dev: bool = False) -> dict[str, Any]:
     return settings
 
 
-def _load(path: str, settings: dict[str, Any]) -> LuaApp:
+def _create(path: str, settings: dict[str, Any], extensions: tuple[str, ...]) -> LuaApp:
+    """The app, extended but not loaded."""
     from greenlua.app import create_app
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     try:
         app = create_app(path, **settings)
-        app.start()
+        for extension in extensions:
+            _extend(app, extension)
+    except ConfigurationError as error:
+        raise _Wrong(str(error)) from None
+    return app
+
+
+def _extend(app: LuaApp, extension: str) -> None:
+    """Calls ``function(app)`` of a module that stands in the current folder or is installed."""
+    name, _, attribute = extension.partition(":")
+    attribute = attribute or "setup"
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    if name.endswith(".py") or "/" in name:
+        raise _Wrong(f"--extend takes the name of a module, not a file: {Path(name).stem}, not {name}")
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in (name, name.partition(".")[0]):
+            raise  # of something that the module imports
+        raise _Wrong(f"--extend {extension}: there is no module {error.name!r} here or installed") from None
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise _Wrong(f"--extend {extension}: the module {name} has no function {attribute}(app)")
+    function(app)
+
+
+def _load(path: str, settings: dict[str, Any], extensions: tuple[str, ...]) -> LuaApp:
+    app = _create(path, settings, extensions)
+    try:
+        app.load()
     except ConfigurationError as error:
         raise _Wrong(str(error)) from None
     return app

@@ -158,11 +158,9 @@ def encode(value: Any, integers: int = 2**63) -> tuple[bytes, list[Any]]:
         MarshalError: anything else; names the place.
     """
     kind = type(value)
-    if kind is str:
-        return b".", [_encode_text(value)]
     if value is None:
         return b"n", []
-    if kind is bytes or kind is bool or kind is float:
+    if kind is bool or kind is float:
         return b".", [value]
     writer = _Writer(integers)
     if kind is Rows:
@@ -290,4 +288,4 @@ class _Writer:
 
 def _joined(reason: str) -> str:
     """A place and a reason, or a place within a place."""
-    return reason if reason.startswith((".", "[")) else f": {reason}"
+    return reason if reason.startswith((".", "[", ": ")) else f": {reason}"

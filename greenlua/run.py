@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import click
 from gevent.event import Event
 
-from greenlua.app import LuaApp, create_app
+from greenlua.app import LuaApp
 from greenlua.errors import ConfigurationError
 from greenlua.http import Server
 from greenlua.http.access import Format
@@ -105,18 +105,15 @@ def _log_exception(environ: dict[str, Any]) -> None:
     logging.getLogger("greenlua").exception("%s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
 
 
-def run_workers(
-    path: str, settings: dict[str, Any], listener: Listener, workers: int, access_log: Format | None
-) -> None:
+def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Format | None) -> None:
     """Serves from ``workers`` processes under gunicorn, each with a VM of its own; never returns."""
     from gunicorn.app.base import BaseApplication
 
-    app = create_app(path, **settings)
     listener.check(app.settings)
     app.http_access_log = access_log
 
     def when_ready(server: Any) -> None:
-        announce(path, listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
+        announce(str(app.path), listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
 
     def post_worker_init(worker: Any) -> None:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)

@@ -52,15 +52,15 @@ return tostring(sum)"""
     while answer is None:
         [(_, _, _, operation, _, seconds)] = events(vm)
         slept.append(seconds)
-        answer = vm.resume(operation, True, None)
+        answer = vm.resume(operation, True, b"n", ())
     assert answer == (200, TEXT, b"600")
     assert slept == [1, 10, 2, 20, 3, 30]
 
 
 def test_a_failed_operation_raises_inside_the_inner_coroutine(write: Write, lua: str) -> None:
-    vm = load(write, lua, "return coroutine.wrap(function() return select(2, pcall(function() sleep(1) end)) end)()")
+    vm = load(write, lua, "return coroutine.wrap(function() return tostring(select(2, pcall(function() sleep(1) end))) end)()")
     vm.start(0, 1, 1)
-    assert vm.resume(1, False, b"broken") == (200, TEXT, b"app.lua:2: broken")
+    assert vm.resume(1, False, b"Error", (b"broken",)) == (200, TEXT, b"app.lua:2: Error: broken")
 
 
 def test_another_request_cannot_resume_or_close_what_waits(write: Write, lua: str) -> None:
@@ -82,7 +82,7 @@ def test_another_request_cannot_resume_or_close_what_waits(write: Write, lua: st
     assert vm.start(2, 1, 3)[2] == b"cannot resume a coroutine that waits for an operation"
     assert b"cannot close" in vm.start(3, 1, 4)[2]
     assert b"cannot close" in vm.start(4, 1, 5)[2]
-    assert vm.resume(1, True, None) == (200, TEXT, b"own")
+    assert vm.resume(1, True, b"n", ()) == (200, TEXT, b"own")
 
 
 NO_PAUSE = [

@@ -39,8 +39,8 @@ MISTAKES = {
     'app:Get("/x", print)': "app.lua:2: app has nothing called Get; did you mean get?",
     "app:on_eror(print)": "app.lua:2: app has nothing called on_eror; did you mean on_error?",
     'app:listen("8080")': (
-        "app.lua:2: app has nothing called listen; its methods are after, before, delete, get, group, head, on_error, options,"
-        " patch, post, put, route"
+        "app.lua:2: app has nothing called listen; its methods are after, before, delete, every, get, group, head, on_error,"
+        " on_start, on_stop, options, patch, post, put, route"
     ),
     'app:route("FETCH", "/x", print)': (
         "app.lua:2: app:route does not know the method FETCH; the methods are GET POST PUT PATCH DELETE HEAD OPTIONS"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from greenlua.messages import EVENT_FAILURE, EVENT_LOG, EVENT_OPERATION, EVENT_WIDTH, TEXT
+from greenlua.messages import EVENT_CANCEL, EVENT_FAILURE, EVENT_LOG, EVENT_OPERATION, EVENT_WIDTH, TEXT
 from greenlua.vm import VM
 
 Write = Callable[..., Path]
@@ -36,6 +36,16 @@ def events(vm: VM) -> list[tuple[Any, ...]]:
     return found
 
 
+def resume(vm: VM, operation: int, shape: bytes = b"n", *scalars: Any) -> Any:
+    """An operation ends with a result."""
+    return vm.resume(operation, True, shape, scalars)
+
+
+def fail(vm: VM, operation: int, message: bytes, kind: bytes = b"Error") -> Any:
+    """An operation ends with an error."""
+    return vm.resume(operation, False, kind, (message,))
+
+
 def logged(vm: VM) -> list[bytes]:
     return [event[4] for event in events(vm) if event[0] == EVENT_LOG]
 
@@ -56,22 +66,22 @@ def test_a_handler_that_waits_gives_nothing_and_stands_in_the_outbox(write: Writ
     assert vm.start(4, 7, 1) is None
     assert events(vm) == [(EVENT_OPERATION, 4, 7, 1, b"sleep", 0.5)]
     assert events(vm) == []
-    assert vm.resume(1, True, None) is None
+    assert resume(vm, 1) is None
     assert events(vm) == [(EVENT_OPERATION, 4, 7, 2, b"sleep", 2)]
-    assert vm.resume(1, True, None) is None  # an operation ends once
-    assert vm.resume(2, True, None) == (200, TEXT, b"rested")
-    assert vm.resume(2, True, None) is None
-    assert vm.resume(99, True, None) is None
+    assert resume(vm, 1) is None  # an operation ends once
+    assert resume(vm, 2) == (200, TEXT, b"rested")
+    assert resume(vm, 2) is None
+    assert resume(vm, 99) is None
 
 
 def test_a_failed_operation_raises_where_it_was_asked_for(write: Write, lua: str) -> None:
-    vm = load(write, lua, "sleep(1)", "local ok, why = pcall(sleep, 1) return tostring(ok) .. why")
+    vm = load(write, lua, "sleep(1)", "local ok, why = pcall(sleep, 1) return tostring(ok) .. why.type .. why.message")
     vm.start(0, 1, 1)
-    status, message, traceback = vm.resume(1, False, b"it broke")
-    assert (status, message) == (False, b"app.lua:2: it broke")
+    status, message, traceback = fail(vm, 1, b"it broke")
+    assert (status, message) == (False, b"app.lua:2: Error: it broke")
     assert b"app.lua:2" in traceback
     vm.start(0, 2, 2)
-    assert vm.resume(2, False, b"it broke")[2].startswith(b"false")
+    assert fail(vm, 2, b"it broke", b"Kind") == (200, TEXT, b"falseKindit broke")
 
 
 @pytest.mark.parametrize("argument", ["-1", "0/0", "1/0", "'x'", "nil", "{}"])
@@ -89,13 +99,13 @@ def test_many_requests_wait_at_once_and_each_gets_its_own(write: Write, lua: str
     assert order == [(index, index + 1000, index + 1) for index in range(100)]
     assert vm.statistics()["parked"] == 100
     for index, _, operation in reversed(order):
-        assert vm.resume(operation, True, None) is None
-        [(_, again, generation, number, _, _)] = events(vm)
+        assert resume(vm, operation) is None
+        [(_, again, generation, number, _, _)] = [event for event in events(vm) if event[0] == EVENT_OPERATION]
         assert (again, generation) == (index, index + 1000)
         if index % 2:
-            assert vm.resume(number, True, None) == (200, TEXT, b"%d.%d" % (index, generation))
+            assert resume(vm, number) == (200, TEXT, b"%d.%d" % (index, generation))
         else:
-            assert vm.cancel(index, generation) == number
+            assert vm.cancel(index, generation) is True
     assert vm.statistics()["parked"] == 0
 
 
@@ -103,13 +113,20 @@ def test_cancel_closes_a_waiting_handler_and_names_its_operation(write: Write, l
     vm = load(write, lua, 'pcall(sleep, 1) log.info("must not run") return "late"')
     vm.start(2, 5, 1)
     vm.take()
-    assert vm.cancel(2, 4) is None  # another generation
-    assert vm.cancel(1, 5) is None  # another slot
-    assert vm.cancel(2, 5) == 1
-    assert vm.cancel(2, 5) is None
-    assert vm.resume(1, True, None) is None
+    assert vm.cancel(2, 4) is False  # another generation
+    assert vm.cancel(1, 5) is False  # another slot
+    assert vm.cancel(2, 5) is True
+    assert (EVENT_CANCEL, 2, 5, 1, False, False) in events(vm)
+    assert vm.cancel(2, 5) is False
+    assert resume(vm, 1) is None
     assert events(vm) == []
-    assert vm.statistics() | {"memory": 0} == {"memory": 0, "parked": 0, "idle": 0, "operations": 1}
+    assert vm.statistics() | {"memory": 0} == {
+        "memory": 0,
+        "parked": 0,
+        "idle": 0,
+        "operations": 1,
+        "tasks": 0,
+    }
 
 
 CLOSE = "local guard <close> = setmetatable({}, { __close = function() %s end })"
@@ -123,7 +140,7 @@ CLOSE = "local guard <close> = setmetatable({}, { __close = function() %s end })
         ("error('x')", lambda vm: None),
         ("error(response.error(404))", lambda vm: None),
         ("return 'x'", lambda vm: None),
-        ("sleep(1) error('x')", lambda vm: vm.resume(1, True, None)),
+        ("sleep(1) error('x')", lambda vm: resume(vm, 1)),
         ("coroutine.wrap(function() GUARD; error('x') end)()", lambda vm: None),
     ],
 )
@@ -140,14 +157,15 @@ def test_close_values_are_closed_however_a_handler_ends(
 @pytest.mark.parametrize("lua", ["5.4", "5.5"])
 def test_a_close_value_that_fails_on_cancel_is_reported(write: Write, lua: str) -> None:
     vm = load(write, lua, CLOSE % 'error("in close")' + " sleep(1)", CLOSE % "sleep(1)" + " sleep(1)")
-    for number, sentence in ((1, b"app.lua:2: in close"), (2, b"sleep cannot wait here")):
+    for number, sentence in ((1, b"app.lua:2: in close"), (2, b"sleep cannot wait any more")):
         vm.start(0, number, number)
         vm.take()
         vm.cancel(0, number)
-        [(kind, index, generation, message, traceback, _)] = events(vm)
+        [cancelled, (kind, index, generation, message, traceback, _)] = events(vm)
+        assert cancelled[0] == EVENT_CANCEL
         assert (kind, index, generation) == (EVENT_FAILURE, 0, number)
         assert sentence in message
-        assert b"after the request had ended" in traceback
+        assert b"after its task had ended" in traceback
 
 
 # ---------------------------------------------------------------- the pool of coroutines
@@ -178,7 +196,7 @@ def test_an_idle_coroutine_keeps_nothing_of_its_last_request(write: Write, lua: 
     for index in range(20):
         vm.start(index, 1, 1)
     for _, _, _, operation, _, _ in events(vm):
-        assert vm.resume(operation, True, None)[0] == 200
+        assert resume(vm, operation)[0] == 200
     assert vm.statistics()["idle"] == 20
     vm._runtime.gccollect()
     assert vm.start(0, 2, 2)[2] == b"0"
@@ -254,7 +272,7 @@ log.info(setmetatable({}, { __tostring = function() error("x") end }))"""
         (b"warning", b"c", b'"text"'),
         (b"info", b"d\tnil\t5", False),
     ]
-    vm.resume(1, True, None)
+    resume(vm, 1)
     assert logged(vm) == [b"after", b"bad fields", b"worse", b"?"]
 
 

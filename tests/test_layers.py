@@ -21,8 +21,13 @@ LAYERS: dict[str, set[str]] = {
     "channel": {"gevent"},
     "vm": {"lupa"},
     "fields": {"falcon"},
-    "operations": {"gevent"},
+    "marshal": set(),
+    "operations": {"gevent", "greenlet"},
+    "bodies": set(),
+    "streams": {"gevent"},
     "dispatcher": {"gevent"},
+    "background": {"gevent"},
+    "clients": set(),
     "router": {"falcon"},
     "files": set(),
     "answers": {"msgspec"},
@@ -50,7 +55,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def modules() -> list[str]:
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    return sorted([*(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"), "clients"])
 
 
 def test_every_file_has_its_row() -> None:
@@ -60,9 +65,9 @@ def test_every_file_has_its_row() -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_file_imports_only_from_rows_above_it(name: str) -> None:
     above = list(LAYERS)[: list(LAYERS).index(name)]
-    path = PACKAGE / f"{name}.py"
+    path = PACKAGE / ("clients/__init__.py" if name == "clients" else f"{name}.py")
     # messages names the slot's type for readers; nothing of it exists at run time.
-    typing_only = {"messages": {"greenlua.slots"}, "slots": set()}.get(name, set())
+    typing_only = {"messages": {"greenlua.slots", "greenlua.streams"}}.get(name, set())
     for imported in imports_of(path) - typing_only:
         package, _, rest = imported.partition(".")
         if package == "greenlua":
@@ -72,13 +77,22 @@ def test_a_file_imports_only_from_rows_above_it(name: str) -> None:
             assert package in LAYERS[name], f"{name} imports {imported}"
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("clients/*.py")), ids=lambda path: path.stem)
+def test_a_client_knows_nothing_of_what_serves(path: Path) -> None:
+    for imported in imports_of(path):
+        package, _, rest = imported.partition(".")
+        if package == "greenlua":
+            allowed = rest in ("", "errors", "settings", "marshal") or rest.startswith("clients")
+            assert allowed, f"{path.name} imports {imported}"
+
+
 def test_only_vm_knows_lupa() -> None:
     users = {path.name for path in PACKAGE.rglob("*.py") if re.search(r"\blupa\.", path.read_text())}
     assert users == {"vm.py"}
 
 
 def test_only_the_dispatcher_drives_a_vm() -> None:
-    verbs = re.compile(r"_vm\.(start|resume|take|cancel)\(")
+    verbs = re.compile(r"_vm\.(start|resume|take|cancel|arguments)\(")
     users = {path.name for path in PACKAGE.rglob("*.py") if verbs.search(path.read_text())}
     assert users == {"dispatcher.py"}
 

@@ -4,7 +4,11 @@
 ---@class greenlua.Crypto
 local crypto = {}
 
----@alias greenlua.Digest "sha256"|"sha384"|"sha512"|"sha224"|"sha3_224"|"sha3_256"|"sha3_384"|"sha3_512"|"blake2b"|"blake2s"|"sha1"|"md5"
+---@alias greenlua.Digest
+---| "sha224"|"sha256"|"sha384"|"sha512"
+---| "sha3_224"|"sha3_256"|"sha3_384"|"sha3_512"
+---| "blake2b"|"blake2s"
+---| "sha1"|"md5"
 ---@alias greenlua.Encoding "hex"|"base64"|"base64url"|"raw"
 
 ---A new UUID as text: version 4 is random; version 7 begins with the time, and each is greater than the last.
@@ -66,7 +70,7 @@ crypto.hex = nil
 crypto.password = {}
 
 ---A hash to keep in a database. Waits: it takes some tenths of a second on a thread.
----@param text string up to 4096 bytes
+---@param text string up to 4096 bytes, without NUL
 ---@return string
 function crypto.password.hash(text) end
 

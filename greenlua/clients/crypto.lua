@@ -1,10 +1,11 @@
--- greenlua.crypto: random bytes, UUIDs, digests, encodings of bytes, password hashes. Uses engine, errors, host (crypto.py).
+-- greenlua.crypto: random bytes, UUIDs, digests, encodings of bytes, password hashes. Uses engine, errors, crypto.py.
 -- Rules: what a program gets wrong (types, sizes, unknown names) is raised at its place; text that cannot be decoded is
 -- nil and a reason. All is computed at once, but for password.*, which waits.
 
 local prelude, host = ...
 
-local concat, format, gmatch, tostring, type = table.concat, string.format, string.gmatch, tostring, type
+local concat, find, format, gmatch = table.concat, string.find, string.format, string.gmatch
+local setmetatable, tostring, type = setmetatable, tostring, type
 local perform = prelude.engine.perform
 local nearest, raise = prelude.errors.nearest, prelude.errors.raise
 
@@ -42,6 +43,15 @@ end
 local function given(caller, value, why)
   if value == nil then raise("%s: %s", caller, tostring(why)) end
   return value
+end
+
+-- The module is frozen by the sandbox; this does it for the tables in it.
+local function frozen(functions, name)
+  return setmetatable({}, {
+    __index = functions,
+    __newindex = function() raise("%s cannot be changed", name) end,
+    __metatable = name,
+  })
 end
 
 local crypto = {}
@@ -83,7 +93,7 @@ function crypto.equal(a, b)
 end
 
 local function coder(name, encode, decode, reason)
-  return {
+  return frozen({
     encode = function(text)
       check(name .. ".encode", "the text", text, TEXT_MAX)
       return given(name .. ".encode", encode(text))
@@ -94,7 +104,7 @@ local function coder(name, encode, decode, reason)
       if bytes == nil then return nil, reason end
       return bytes
     end,
-  }
+  }, name)
 end
 
 crypto.base64 = coder("crypto.base64", host.base64_encode, host.base64_decode, "not valid base64")
@@ -102,19 +112,23 @@ crypto.base64url =
   coder("crypto.base64url", host.base64url_encode, host.base64url_decode, "not valid base64url without padding")
 crypto.hex = coder("crypto.hex", host.hex_encode, host.hex_decode, "not valid hexadecimal")
 
-crypto.password = {}
+local password = {}
 
-function crypto.password.hash(text)
+function password.hash(text)
   check("crypto.password.hash", "the password", text, PASSWORD_MAX)
+  -- scrypt fills short passwords with NUL, so it does not tell "x" from "x\0".
+  if find(text, "\0", 1, true) then raise("crypto.password.hash: the password must not contain NUL") end
   return perform("crypto.password.hash", text)
 end
 
-function crypto.password.verify(text, hash)
+function password.verify(text, hash)
   check("crypto.password.verify", "the password", text, TEXT_MAX)
   check("crypto.password.verify", "the hash", hash, TEXT_MAX)
   local result = perform("crypto.password.verify", text, hash)
   if type(result) == "string" then return nil, result end
   return result
 end
+
+crypto.password = frozen(password, "crypto.password")
 
 return crypto

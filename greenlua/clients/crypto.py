@@ -146,7 +146,7 @@ def verify_password(password: bytes, stored: bytes) -> bool | str:
     salt, key = (base64_decode(part + b"=" * (-len(part) % 4)) for part in (match[4], match[5]))
     if salt is None or key is None:
         return "the hash is none of crypto.password"
-    if len(password) > PASSWORD_MAX:
+    if len(password) > PASSWORD_MAX or b"\0" in password:
         return False  # no hash was ever made of it
     try:
         return hmac.compare_digest(_scrypt(password, salt, log_n, r, p, len(key)), key)

@@ -7,15 +7,15 @@ local prelude = ...
 
 local byte, concat, find, format, gsub, lower, sort, upper =
   string.byte, table.concat, string.find, string.format, string.gsub, string.lower, table.sort, string.upper
-local floor, huge, next, rawequal, rawget, setmetatable, tostring, type =
-  math.floor, math.huge, next, rawequal, rawget, setmetatable, tostring, type
+local floor, next, rawequal, rawget, setmetatable, tostring, type =
+  math.floor, next, rawequal, rawget, setmetatable, tostring, type
 local perform = prelude.engine.perform
 local nearest, raise = prelude.errors.nearest, prelude.errors.raise
 local try_decode, try_encode = prelude.json_decode.try_decode, prelude.json_encode.try_encode
 local OPAQUE, array, null = prelude.values.OPAQUE, prelude.values.array, prelude.values.null
 
 local REDIRECTS, REDIRECTS_MAX = 5, 50
-local SECONDS_MAX, BODY_MAX = 86400, 1073741824 -- those of the settings http_timeout and http_max_body
+local SECONDS_MAX, BODY_MAX = 86400, 15728640 -- the latter is as much as can enter Lua (http.py)
 
 local NAMES = { "body", "form", "headers", "json", "max_body", "query", "redirects", "timeout" }
 local TYPES = {
@@ -98,13 +98,16 @@ local function check_options(what, options)
   end
 end
 
-local function check_number(what, name, value, least, most, whole)
-  if value == nil then return end
-  if value ~= value or value < least or value > most or whole and floor(value) ~= value then
-    raise("the option %s of %s is %s from %s to %d, not %s", name, what, whole and "an integer" or "a number of seconds",
-      least == 0 and "0" or "above 0", most, tostring(value))
+local function check_number(what, options, name, fits, wanted)
+  local value = options[name]
+  if value ~= nil and not fits(value) then
+    raise("the option %s of %s is %s, not %s", name, what, wanted, tostring(value))
   end
 end
+
+local function is_time(value) return value > 0 and value <= SECONDS_MAX end
+local function is_count(value) return value >= 0 and value <= REDIRECTS_MAX and floor(value) == value end
+local function is_size(value) return value >= 0 and value <= BODY_MAX and floor(value) == value end
 
 -- One of json, form and body; puts it into call.
 local function fill_body(what, options, call)
@@ -196,10 +199,9 @@ local function send(what, method, url, options)
     call.headers = array()
   else
     check_options(what, options)
-    check_number(what, "timeout", options.timeout, 0, SECONDS_MAX)
-    check_number(what, "redirects", options.redirects, 0, REDIRECTS_MAX, true)
-    check_number(what, "max_body", options.max_body, 0, BODY_MAX, true)
-    if options.timeout == 0 then raise("the option timeout of %s must be above 0", what) end
+    check_number(what, options, "timeout", is_time, "a number of seconds above 0, at most " .. SECONDS_MAX)
+    check_number(what, options, "redirects", is_count, "an integer from 0 to " .. REDIRECTS_MAX)
+    check_number(what, options, "max_body", is_size, "a number of bytes from 0 to " .. BODY_MAX)
     call.timeout, call.max_body = options.timeout, options.max_body
     call.redirects = options.redirects or REDIRECTS
     call.headers = flatten("headers", options.headers or {}, check_header)

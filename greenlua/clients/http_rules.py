@@ -19,6 +19,7 @@ PORTS = {"http": 80, "https": 443}
 ADDRESSES_MAX = 8  # of one name, tried one after another
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _HOST_AND_PORT = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 _BAD_CHARACTER = re.compile(r"[^!-~]|\\")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -111,8 +112,8 @@ def follow(base: URL, location: str) -> URL:
     Raises:
         BadURL: as `parse`.
     """
-    encoded = quote(location.strip().encode("latin-1"), safe=_PRINTABLE)
-    return parse(_BAD_ESCAPE.sub("%25", urljoin(str(base), encoded)))
+    encoded = _BAD_ESCAPE.sub("%25", quote(location.strip().encode("latin-1"), safe=_PRINTABLE))
+    return parse(encoded if _SCHEME.match(encoded) else urljoin(str(base), encoded))
 
 
 # ---------------------------------------------------------------- addresses

@@ -1,4 +1,4 @@
--- greenlua.jwt: JSON Web Tokens. Uses json_encode, json_decode, values, errors, host (jwt.py).
+-- greenlua.jwt: JSON Web Tokens. Uses json_encode, json_decode, values, errors, jwt.py.
 -- Rules: what a program gets wrong (options, keys, claims that no token may have) is raised at its place; a token that is
 -- not good is nil, a sentence and a short code. Nothing here waits.
 
@@ -29,7 +29,8 @@ local function check_options(caller, options, names)
     for i = 1, #names do known = known or names[i] == name end
     if not known then
       local near = nearest(name, names)
-      raise("%s has no option %s; %s", caller, tostring(name), near and "did you mean " .. near .. "?" or "there are " .. concat(names, ", "))
+      local hint = near and "did you mean " .. near .. "?" or "there are " .. concat(names, ", ")
+      raise("%s has no option %s; %s", caller, tostring(name), hint)
     end
   end
   return options
@@ -37,7 +38,8 @@ end
 
 local function check_algorithm(caller, name)
   if type(name) == "string" and is_algorithm[name] then return name end
-  raise("%s: there is no algorithm %s; there are %s", caller, type(name) == "string" and format("%q", name) or tostring(name), concat(algorithms, ", "))
+  local shown = type(name) == "string" and format("%q", name) or tostring(name)
+  raise("%s: there is no algorithm %s; there are %s", caller, shown, concat(algorithms, ", "))
 end
 
 local function check_key(caller, key)
@@ -53,10 +55,13 @@ local function check_list(caller, name, value)
     list[1] = value
     return list
   end
-  if type(value) ~= "table" or #value == 0 or #value > LIST_MAX then raise("%s: %s must be a string or a list of strings", caller, name) end
+  if type(value) ~= "table" or #value == 0 or #value > LIST_MAX then
+    raise("%s: %s must be a string or a list of strings", caller, name)
+  end
   for i = 1, #value do
-    if type(value[i]) ~= "string" then raise("%s: %s[%d] must be a string, not a %s", caller, name, i, type(value[i])) end
-    list[i] = value[i]
+    local item = value[i]
+    if type(item) ~= "string" then raise("%s: %s[%d] must be a string, not a %s", caller, name, i, type(item)) end
+    list[i] = item
   end
   return list
 end
@@ -95,7 +100,9 @@ function jwt.encode(claims, key, options)
   check_key(caller, key)
   options = check_options(caller, options, ENCODE_OPTIONS)
   local headers = options.headers
-  if headers ~= nil and (type(headers) ~= "table" or headers[1] ~= nil) then raise("%s: headers must be a table of names", caller) end
+  if headers ~= nil and (type(headers) ~= "table" or headers[1] ~= nil) then
+    raise("%s: headers must be a table of names", caller)
+  end
   local text = to_text(caller, "the options", {
     algorithm = check_algorithm(caller, options.algorithm == nil and "HS256" or options.algorithm),
     headers = headers,
@@ -110,7 +117,9 @@ local DEFAULTS = '{"algorithms":["HS256"]}'
 
 function jwt.decode(token, key, options)
   local caller = "jwt.decode"
-  if token ~= nil and type(token) ~= "string" then raise("%s: the token must be a string, not a %s", caller, type(token)) end
+  if token ~= nil and type(token) ~= "string" then
+    raise("%s: the token must be a string, not a %s", caller, type(token))
+  end
   check_key(caller, key)
   local text = DEFAULTS
   if options ~= nil then

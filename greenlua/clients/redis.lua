@@ -204,7 +204,7 @@ function redis.subscribe(channels, options)
   for name, given in next, valid and options or {} do valid = valid and name == "pattern" and type(given) == "boolean" end
   if not valid then raise(SUBSCRIBE, CHANNELS_MAX) end
   prelude.engine.check_can_wait("redis.subscribe")
-  local number = host.redis.number()
+  local number = host.number()
   -- The guard first: whoever is cancelled while the connection is made leaves nothing open.
   local release = guard(function() detach("redis.unsubscribe", number) end)
   local ok, failure = pcall(perform, "redis.subscribe", number, list, options ~= nil and options.pattern == true)

@@ -2,7 +2,7 @@
 
 A command is sent once and never again by itself: whether it was done when a connection broke, nobody knows. Only a connection that
 the server closed while it was idle is replaced silently, before anything is sent. Answers come as Redis gave them (RESP2).
-Errors have one of the types ResponseError, ConnectionError, TimeoutError, CommandRefused, SubscriptionClosed. Uses settings, errors.
+An error is a ResponseError, ConnectionError, TimeoutError, CommandRefused or SubscriptionClosed. Uses settings, errors.
 """
 
 from __future__ import annotations
@@ -59,6 +59,14 @@ class SubscriptionClosed(Exception):
     """The subscription was closed."""
 
 
+@functools.cache
+def library() -> Any:
+    """redis-py; imported when the first client is made."""
+    import redis
+
+    return redis
+
+
 def make_pool(url: str, name: str, settings: Settings) -> Any:
     """A bounded pool of connections. Connects to nobody yet.
 
@@ -68,12 +76,9 @@ def make_pool(url: str, name: str, settings: Settings) -> Any:
     Raises:
         ConfigurationError: the URL is none.
     """
-    from redis.backoff import NoBackoff
-    from redis.connection import BlockingConnectionPool, parse_url
-    from redis.retry import Retry
-
+    redis = library()
     try:
-        options = parse_url(url)
+        options = redis.connection.parse_url(url)
     except ValueError as error:
         raise ConfigurationError(f"{name}: {error}") from None
     timeout = settings.redis_timeout
@@ -82,13 +87,15 @@ def make_pool(url: str, name: str, settings: Settings) -> Any:
         timeout=timeout,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
         protocol=2,
         decode_responses=False,
     )
     try:
-        pool = BlockingConnectionPool(**options)
-        pool.connection_class(**pool.connection_kwargs)  # no I/O: only that an option of the URL that there is not is noticed now
+        pool = redis.BlockingConnectionPool(**options)
+        pool.connection_class(
+            **pool.connection_kwargs
+        )  # no I/O: only that an option of the URL that there is not is noticed now
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{name}: {error}") from None
     return pool
@@ -99,19 +106,18 @@ def named(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def perform(*arguments: Any) -> Any:
-        from redis import exceptions
-
+        redis = library()
         try:
             return function(*arguments)
-        except exceptions.ResponseError as error:
-            raise exceptions.ResponseError(sentence(error)) from None
-        except exceptions.TimeoutError as error:
-            raise exceptions.TimeoutError(str(error)) from None
-        except exceptions.RedisError as error:
+        except redis.ResponseError as error:
+            raise redis.ResponseError(sentence(error)) from None
+        except redis.TimeoutError as error:
+            raise redis.TimeoutError(str(error)) from None
+        except redis.RedisError as error:
             text = str(error)
             if text == "No connection available.":
                 text = "no connection was free in time (settings redis_pool and redis_timeout)"
-            raise exceptions.ConnectionError(text) from None
+            raise redis.ConnectionError(text) from None
 
     return perform
 
@@ -174,20 +180,16 @@ def check(words: Sequence[bytes]) -> None:
 
 def reply(connection: Any) -> Any:
     """The next answer; an error that is the answer as a value, so that those behind it are read too."""
-    from redis.exceptions import ResponseError
-
     try:
         return connection.read_response()
-    except ResponseError as error:
+    except library().ResponseError as error:
         return error
 
 
 def raise_inside(value: Any, what: str = "") -> Any:
     """Gives value back, unless it is an error or has one inside (an EXEC, a script's list)."""
-    from redis.exceptions import ResponseError
-
-    if isinstance(value, ResponseError):
-        raise ResponseError(what + sentence(value))
+    if isinstance(value, library().ResponseError):
+        raise library().ResponseError(what + sentence(value))
     if isinstance(value, list):
         for item in value:
             raise_inside(item, what)
@@ -216,14 +218,11 @@ class Client:
         self._opening = 0
         numbers = itertools.count(1)
         self.operations: dict[str, Callable[..., Any]] = {
-            name: named(function)
-            for name, function in {
-                "call": self.call,
-                "pipeline": self.pipeline,
-                "subscribe": self.subscribe,
-                "receive": self.receive,
-                "unsubscribe": self.unsubscribe,
-            }.items()
+            "call": named(self.call),
+            "pipeline": named(self.pipeline),
+            "subscribe": named(self.subscribe),
+            "receive": named(self.receive),
+            "unsubscribe": self.unsubscribe,
         }
         # A subscription's number is known before it is opened, so that whoever is cancelled meanwhile can name what to close.
         self.callables: dict[str, Callable[..., Any]] = {"number": lambda: next(numbers)}
@@ -237,8 +236,6 @@ class Client:
 
     def call(self, values: Sequence[Any]) -> Any:
         """Performs one command. ``values``: its name, without spaces, and its arguments: str, bytes, numbers."""
-        from redis.exceptions import TimeoutError
-
         words = [word(value) for value in values]
         check(words)
         seconds = wait_of(words)
@@ -246,7 +243,9 @@ class Client:
         def talk(connection: Any) -> Any:
             connection.send_command(*words)
             if seconds is not None and not connection.can_read(seconds + self._timeout):
-                raise TimeoutError(f"{words[0].decode()} had no answer {self._timeout:g} seconds after its own timeout")
+                raise library().TimeoutError(
+                    f"{words[0].decode()} had no answer {self._timeout:g} seconds after its own timeout"
+                )
             return reply(connection)
 
         return raise_inside(self._borrow(talk))
@@ -292,15 +291,15 @@ class Client:
 
     def subscribe(self, number: int, channels: Sequence[Any], pattern: bool) -> None:
         """Opens the subscription with that number; published messages are kept by Redis and the socket from now on."""
-        from redis.exceptions import ConnectionError
-
         if len(self._subscriptions) + self._opening >= SUBSCRIPTIONS_MAX:
-            raise ConnectionError(f"there are {SUBSCRIPTIONS_MAX} subscriptions already; close some")
+            raise library().ConnectionError(f"there are {SUBSCRIPTIONS_MAX} subscriptions already; close some")
         connection = self._pool.connection_class(**self._pool.connection_kwargs)
         self._opening += 1
         try:
             connection.connect()
-            connection.send_command(b"PSUBSCRIBE" if pattern else b"SUBSCRIBE", *[word(channel) for channel in channels])
+            connection.send_command(
+                b"PSUBSCRIBE" if pattern else b"SUBSCRIBE", *[word(channel) for channel in channels]
+            )
             for _ in channels:  # Redis confirms each, and sends no message in between
                 connection.read_response()
         except BaseException:
@@ -315,8 +314,6 @@ class Client:
 
         Cancelled, it loses nothing: what was read in part is read again.
         """
-        from redis.exceptions import ConnectionError
-
         subscription = self._subscriptions.get(number)
         if subscription is None:
             raise SubscriptionClosed("the subscription is closed")
@@ -330,7 +327,7 @@ class Client:
         except Exception as error:
             if not self.unsubscribe(number):
                 raise SubscriptionClosed("the subscription was closed") from None
-            raise ConnectionError(f"the subscription is lost, and messages may be: {error}") from None
+            raise library().ConnectionError(f"the subscription is lost, and messages may be: {error}") from None
         finally:
             subscription.busy = False
         return [message[-1], message[-2]]

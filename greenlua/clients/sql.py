@@ -1,7 +1,7 @@
 """The Python half of greenlua.sql: statements on pooled connections, each committed by itself, and transactions.
 
 A transaction has a connection of its own, and a number that Lua chose before it began, so that one which is cancelled while it
-begins can be ended too. Uses sql_statements, sql_databases. Rules: a connection always comes back: clean, or closed.
+begins can be ended too. Uses sql_statements, sql_sqlite, sql_postgresql. Rules: a connection always comes back: clean, or closed.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gevent
 from gevent.lock import Semaphore
 
 from greenlua.clients.sql_statements import (
-    DataError,
     InternalError,
     OperationalError,
     ProgrammingError,
     bound,
-    error_of,
+    shown,
 )
+from greenlua.errors import ConfigurationError
 from greenlua.settings import Settings
 
+if TYPE_CHECKING:
+    from greenlua.clients.sql_database import Database
+
+ENDED = "this transaction has ended"
 PAUSE_MIN, PAUSE_MAX = 0.001, 0.02  # seconds between two tries for a lock of SQLite
 
 
@@ -39,17 +43,51 @@ class _Transaction:
         self.lost = False  # a statement in it was cancelled
 
 
+def open_database(url_text: str, places: int, timeout: float, folder: Path) -> Database:
+    """The database of a URL; nothing is connected.
+
+    Raises:
+        ConfigurationError: no such database, or its driver is missing. Never shows the URL, which may hold a password.
+        ImportError: sqlalchemy is missing.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        url = make_url(url_text)
+        if "@" in (url.host or ""):
+            raise ValueError
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            "the setting sql_url is no URL of a database (it is not shown, it may hold a password): sqlite:///app.db or"
+            " postgresql://user:password@host/name, where an @ in the password is written %40"
+        ) from None
+    kind, _, driver = url.drivername.partition("+")
+    if kind == "sqlite" and driver in ("", "pysqlite"):
+        from greenlua.clients.sql_sqlite import SQLite
+
+        return SQLite(url, places, folder)
+    if kind in ("postgresql", "postgres") and driver in ("", "psycopg"):
+        from greenlua.clients.sql_postgresql import PostgreSQL
+
+        try:
+            return PostgreSQL(url.set(drivername="postgresql+psycopg"), places, timeout)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"the setting sql_url: PostgreSQL needs a library that is not installed ({error});"
+                " pip install 'greenlua[postgresql]'"
+            ) from None
+    raise ConfigurationError(f"the setting sql_url: greenlua.sql speaks sqlite and postgresql, not {url.drivername}")
+
+
 class Client:
     """Statements and transactions; see docs/sql.md."""
 
     EXTRA: ClassVar[str] = "sql"
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        from greenlua.clients.sql_databases import ResultTooLargeError, open_database
-
-        self._pool_size, self._timeout = settings.sql_pool, settings.sql_timeout
+        self._timeout = settings.sql_timeout
         self._database = open_database(settings.sql_url, settings.sql_pool, settings.sql_timeout, folder)
-        self._too_large = ResultTooLargeError
         # In front of the pool, so that who waits for a connection waits for his turn, and without a lock of the pool.
         self._places = Semaphore(self._database.places)
         self._transactions: dict[int, _Transaction] = {}
@@ -95,20 +133,23 @@ class Client:
             self._transactions.pop(number, None)
             raise
         if transaction.over:  # rolled back while it began
-            self._end(transaction, clean=False)
+            self._finish(transaction)
 
     def commit(self, number: int) -> None:
         """Commits and ends it. When that fails it is rolled back and ended."""
-        transaction = self._taken(number)
-        committed = clean = False
-        with transaction.turn:
-            try:
+        transaction = self._transactions.pop(number, None)
+        if transaction is None or transaction.fairy is None:
+            raise ProgrammingError(ENDED)
+        try:
+            with transaction.turn:
                 self._check(transaction)
-                with self._explained("commit"):
-                    committed = self._database.commit(transaction.fairy.dbapi_connection)
-                clean = True
-            finally:
-                self._end(transaction, clean)
+                committed = self._work_in(transaction, self._database.commit, "commit")
+                transaction.over = True
+                self._give_back(transaction.fairy)
+        except BaseException:
+            if not transaction.over:
+                self._finish_aside(transaction)
+            raise
         if not committed:
             raise InternalError(
                 "the transaction was rolled back, because a statement in it had failed; what may fail belongs into"
@@ -120,21 +161,10 @@ class Client:
         transaction = self._transactions.pop(number, None)
         if transaction is None:
             return
-        transaction.over = True
         if transaction.fairy is None:
-            return  # begin, which is under way, ends it
-        clean = False
-        with transaction.turn:
-            try:
-                connection = transaction.fairy.dbapi_connection
-                if not transaction.lost:
-                    if self._database.in_transaction(connection):
-                        self._database.execute(connection, "rollback", {})
-                    clean = True
-            except self._database.driver_error:
-                pass  # the database is gone, and the transaction with it
-            finally:
-                self._end(transaction, clean)
+            transaction.over = True  # begin, which is under way, ends it
+        else:
+            self._finish_aside(transaction).join()
 
     def savepoint(self, number: int, step: str, name: int) -> None:
         """``step``: savepoint, release, or rollback to."""
@@ -162,24 +192,33 @@ class Client:
     def _run_in(self, number: int, work: Callable[[Any], Any], text: str) -> Any:
         transaction = self._transactions.get(number)
         if transaction is None or transaction.fairy is None:
-            raise ProgrammingError("this transaction has ended")
+            raise ProgrammingError(ENDED)
         with transaction.turn:
             self._check(transaction)
-            with self._explained(text):
-                try:
-                    return work(transaction.fairy.dbapi_connection)
-                except Exception:
-                    raise
-                except BaseException:  # cancelled: what became of the statement is not known
-                    transaction.lost = True
-                    raise
+            return self._work_in(transaction, work, text)
+
+    def _work_in(self, transaction: _Transaction, work: Callable[[Any], Any], text: str) -> Any:
+        with self._explained(text):
+            try:
+                return work(transaction.fairy.dbapi_connection)
+            except Exception:
+                raise
+            except BaseException:
+                transaction.lost = self._database.LEAVES_RUNNING
+                raise
 
     def _check(self, transaction: _Transaction) -> None:
         if transaction.over:
-            raise ProgrammingError("this transaction has ended")
+            raise ProgrammingError(ENDED)
         connection = transaction.fairy.dbapi_connection
-        if transaction.lost or not self._database.is_usable(connection) or not self._database.in_transaction(connection):
-            raise OperationalError("this transaction was lost: the connection broke, or a statement in it was cancelled")
+        if (
+            transaction.lost
+            or not self._database.is_usable(connection)
+            or not self._database.in_transaction(connection)
+        ):
+            raise OperationalError(
+                "this transaction was lost: the connection broke, or a statement in it was cancelled"
+            )
 
     def _rows(self, result: Any) -> Any:
         from greenlua.marshal import Rows
@@ -210,9 +249,7 @@ class Client:
             message = self._database.explain(error)
             if self._database.is_busy(error):
                 message += f" (for {self._timeout:g} seconds, setting sql_timeout); inside a transaction use its tx"
-            raise error_of(error, message, text) from None
-        except (self._too_large, OverflowError) as error:
-            raise DataError(str(error)) from None
+            raise self._database.kind(error)(f"{message}; in: {shown(text)}") from None
 
     def _take(self) -> Any:
         if not self._places.acquire(timeout=self._timeout):
@@ -226,59 +263,62 @@ class Client:
             self._places.release()
             raise
 
-    def _give_back(self, fairy: Any, clean: bool) -> None:
+    def _give_back(self, fairy: Any) -> None:
+        """Into the pool, which rolls back what may be open; or closed, when it is of no use."""
         try:
-            if clean and self._database.is_usable(fairy.dbapi_connection):
+            if self._database.is_usable(fairy.dbapi_connection):
                 fairy.close()
             else:
                 fairy.invalidate()
         finally:
             self._places.release()
 
+    def _abandon(self, fairy: Any) -> None:
+        """Gives back a connection whose greenlet is being ended, and shall not wait."""
+        if self._database.LEAVES_RUNNING:
+            gevent.spawn(self._discard, fairy)
+        else:
+            self._give_back(fairy)
+
     def _discard(self, fairy: Any) -> None:
-        """Gives back a connection on which a statement may still run."""
+        """Ends the statement that may still run, and closes the connection: nobody knows what it would answer next."""
         try:
             self._database.stop(fairy.dbapi_connection)
         finally:
-            self._give_back(fairy, self._database.SURVIVES)
+            fairy.invalidate()
+            self._places.release()
 
     @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """A connection for one statement."""
+    def _connection(self, keep: bool = False) -> Iterator[Any]:
+        """A connection. It is given back at the end, unless it is to be kept and nothing went wrong."""
         fairy = self._take()
         try:
             yield fairy
         except Exception:
-            self._give_back(fairy, clean=True)
+            self._give_back(fairy)
             raise
-        except BaseException:  # this greenlet is being ended, and shall not wait
-            gevent.spawn(self._discard, fairy)
+        except BaseException:
+            self._abandon(fairy)
             raise
-        self._give_back(fairy, clean=True)
+        if not keep:
+            self._give_back(fairy)
 
     # ------------------------------------------------------------ transactions
 
     def _begin(self, transaction: _Transaction) -> None:
-        fairy = self._take()
-        try:
+        with self._connection(keep=True) as fairy:
             self._database.execute(fairy.dbapi_connection, self._database.BEGIN, {})
-        except BaseException:
-            self._give_back(fairy, clean=self._database.SURVIVES)
-            raise
         transaction.fairy = fairy
 
-    def _taken(self, number: int) -> _Transaction:
-        transaction = self._transactions.pop(number, None)
-        if transaction is None or transaction.fairy is None:
-            raise ProgrammingError("this transaction has ended")
-        return transaction
-
-    def _end(self, transaction: _Transaction, clean: bool) -> None:
+    def _finish_aside(self, transaction: _Transaction) -> gevent.Greenlet:
+        """In a greenlet of its own, which nobody ends."""
         transaction.over = True
-        fairy, transaction.fairy = transaction.fairy, None
-        if fairy is None:
-            return
-        if clean or self._database.SURVIVES:
-            self._give_back(fairy, clean=True)
-        else:
-            gevent.spawn(self._discard, fairy)
+        return gevent.spawn(self._finish, transaction)
+
+    def _finish(self, transaction: _Transaction) -> None:
+        """Rolls back, once nobody is at it any more."""
+        with transaction.turn:
+            if transaction.lost:
+                self._discard(transaction.fairy)
+            else:
+                self._give_back(transaction.fairy)

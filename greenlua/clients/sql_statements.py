@@ -1,7 +1,7 @@
 """SQL statements as an app writes them, and what is wrong with them: named parameters, and errors without secrets.
 
 A statement names its parameters ``:name``. It is read once and kept; nothing of a value ever becomes part of its text.
-Used by sql.py and sql_databases.py. Uses nothing of greenlua.
+Used by sql.py and its databases. Uses nothing of greenlua.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _CONTROL = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(begin|commit|end|rollback|abort|savepoint|release|start)\b", re.IGNORECASE | re.DOTALL
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(begin|commit|end|rollback|abort|savepoint|release|start)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -81,15 +82,9 @@ ERRORS: dict[str, type[DatabaseError]] = {
 }
 
 
-def error_of(error: BaseException, message: str, text: str | None = None) -> DatabaseError:
-    """One of ours for an error of a driver.
-
-    Args:
-        message: what the database said.
-        text: the statement, of which the beginning is shown.
-    """
-    name = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS), "DatabaseError")
-    return ERRORS[name](message if text is None else f"{message}; in: {shown(text)}")
+def kind_of(error: BaseException) -> type[DatabaseError]:
+    """Which of ours an exception of a driver is, by the name of its class or of the nearest base that has one."""
+    return next((ERRORS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in ERRORS), DatabaseError)
 
 
 def shown(text: str) -> str:
@@ -148,10 +143,15 @@ def bound(statement: Statement, text: str, parameters: Any) -> dict[str, Any]:
     if parameters.keys() != statement.names:
         for what, names in (
             ("the statement has no parameter {}, which was given", parameters.keys() - statement.names),
-            ("the parameter {} is missing (a nil in a table is nothing; NULL is json.null)", statement.names - parameters.keys()),
+            (
+                "the parameter {} is missing (a nil in a table is nothing; NULL is json.null)",
+                statement.names - parameters.keys(),
+            ),
         ):
             if names:
-                raise ProgrammingError(f"{what.format(', '.join(f':{name}' for name in sorted(names)))}; in: {shown(text)}")
+                raise ProgrammingError(
+                    f"{what.format(', '.join(f':{name}' for name in sorted(names)))}; in: {shown(text)}"
+                )
     return {name: _value(name, value) for name, value in parameters.items()}
 
 

@@ -6,7 +6,7 @@ local prelude = ...
 local error, next, setmetatable, type = error, next, setmetatable, type
 local create, isyieldable, resume, running, yield, status =
   coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
-local make_error, raise = prelude.errors.make_error, prelude.errors.raise
+local raise = prelude.errors.raise
 local OPERATION, cannot_wait = prelude.pool.OPERATION, prelude.engine.cannot_wait
 
 -- Coroutines that user code made; WAITS while one waits for an operation. Only these, and only while they do not wait, may be
@@ -32,7 +32,7 @@ function pump(co, ok, tag, ...)
   if ok and tag == OPERATION then
     made[co] = WAITS
     nesting.inner[running()] = co
-    if not isyieldable() then return pass_in(co, false, make_error("Error", cannot_wait((...) or "wait"))) end
+    if not isyieldable() then return pass_in(co, false, cannot_wait((...) or "wait")) end
     return pass_in(co, yield(OPERATION, ...))
   end
   return ok, tag, ...

@@ -261,7 +261,7 @@ local function run_ready(a, b, c)
     end
   end
   first_ready, last_ready = 1, 0
-  if a ~= nil then return a, b, c end
+  return a, b, c
 end
 
 -- ---------------------------------------------------------------- for vm.py
@@ -272,7 +272,8 @@ local function start(index, generation, number, ...)
   index_now, generation_now, ctx_now, co_now, task_now = index, generation, ctx, co, nil
   nesting.depth = 0
   local a, b, c = settle(co, ctx, resume_raw(co))
-  if last_ready > 0 then return run_ready(a, b, c) end
+  if last_ready > 0 then a, b, c = run_ready(a, b, c) end
+  co_now, ctx_now, task_now = nil, nil, nil -- nothing of a request is kept past its answer
   if a ~= nil then return a, b, c end
 end
 
@@ -290,7 +291,8 @@ local function resume(operation, ok, shape, ...)
   else
     a, b, c = settle(task.co, task.ctx, resume_raw(task.co, ok, value))
   end
-  if last_ready > 0 then return run_ready(a, b, c) end
+  if last_ready > 0 then a, b, c = run_ready(a, b, c) end
+  co_now, ctx_now, task_now = nil, nil, nil -- nothing of a request is kept past its answer
   if a ~= nil then return a, b, c end
 end
 
@@ -298,7 +300,10 @@ end
 local function arguments(operation, from)
   local task = parked[operation]
   local scalars = task and task.scalars or detached[operation]
-  if not scalars then return false end
+  if not scalars then
+    if task then return end
+    return false
+  end
   local last = min(scalars.count, from + PIECE_MAX - 1)
   if last == scalars.count then detached[operation] = nil end
   if from <= last then return true, unpack(scalars, from, last) end
@@ -310,6 +315,7 @@ local function cancel(index, generation)
   enter(task)
   abort(task)
   end_main(task)
+  co_now, ctx_now, task_now = nil, nil, nil
   return true
 end
 
@@ -320,8 +326,8 @@ local function cannot_wait(name)
 end
 
 local function check_can_wait(name)
-  if not isyieldable() or co_now == nil then raise("%s", cannot_wait(name)) end
   if task_now and task_now.over then raise("%s cannot wait any more: its request has ended", name) end
+  if not isyieldable() or co_now == nil then raise("%s", cannot_wait(name)) end
 end
 
 -- Parks until a task makes this one ready, or, with seconds, until they have passed. Gives nothing, or an error to throw.
@@ -343,7 +349,7 @@ end
 local function detach(name, ...)
   local shape, scalars = pack(name, ...)
   operations = operations + 1
-  detached[operations] = scalars
+  detached[operations] = scalars or { count = 0 }
   emit(OPERATION_EVENT, index_now, generation_now, operations, name, shape)
 end
 

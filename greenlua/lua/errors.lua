@@ -40,8 +40,9 @@ local function make_error(kind, message)
   return setmetatable({ type = kind, message = message }, Error)
 end
 
--- Raises an error that make_error made, with the place of user code.
+-- Raises an error that make_error made, or a sentence, with the place of user code.
 local function throw(e)
+  if type(e) == "string" then raise("%s", e) end
   e.where = e.where or place()
   error(e, 0)
 end

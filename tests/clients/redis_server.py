@@ -1,4 +1,4 @@
-"""A real redis-server for tests: on a free port of 127.0.0.1, in a folder of its own, without persistence; can be stopped and started."""
+"""A real redis-server for tests, on a free port of 127.0.0.1, without persistence; can be stopped and started again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,12 @@ class RedisServer:
             process.kill()
             process.wait()
 
+    def command(self, *words: str) -> bytes:
+        """Sends one command beside all clients under test, and gives what Redis answers, as it comes over the wire."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall((" ".join(words) + "\r\n").encode())
+            return connection.recv(65536)
+
     def _answers(self, port: int) -> bool:
         assert self._process is not None
         deadline = time.monotonic() + 20
@@ -66,12 +73,46 @@ class RedisServer:
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
                     connection.sendall(b"PING\r\n")
-                    if connection.recv(7) == b"+PONG\r\n" and self._process.poll() is None:
+                    if connection.recv(7) in (b"+PONG\r\n", b"-NOAUTH") and self._process.poll() is None:
                         return True
             except OSError:
                 pass
             time.sleep(0.01)
         return False
+
+
+class CuttingServer:
+    """Says OK to every command but one: where that comes, the connection is closed without an answer. ``seen`` counts how often."""
+
+    def __init__(self, command: bytes) -> None:
+        self._command = command
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self.seen = 0
+
+    def __enter__(self) -> CuttingServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                while data := connection.recv(65536):
+                    found = data.count(self._command)
+                    self.seen += found
+                    if found:
+                        break
+                    connection.sendall(b"+OK\r\n" * data.count(b"*"))
 
 
 def _free_port() -> int:
