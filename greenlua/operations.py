@@ -177,7 +177,7 @@ class Operations:
             if exposed.logged and not operation.cancelled and not isinstance(error, MarshalError):
                 log.exception("%s failed [%s]", operation.name.decode(), _request_id(operation))
             kind = "TypeError" if isinstance(error, MarshalError) else type(error).__name__
-            self.fail(operation, kind.encode(), str(error))
+            self.fail(operation, kind.encode(), _message(error))
         else:
             self.end(operation, shape, scalars)
         operation.undo = None
@@ -191,6 +191,13 @@ def _interrupt(operation: Operation, worker: Any) -> None:
     """In the hub: ends a cancelled operation where it waits. By now it may have ended, and its greenlet may do something else."""
     if operation.undo is not None and worker.gr_frame is not None:
         worker.throw(GreenletExit)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "an error that cannot be shown"
 
 
 def _encode(name: bytes, result: Any, integers: int) -> tuple[bytes, Sequence[Any]]:

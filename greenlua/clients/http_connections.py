@@ -156,7 +156,7 @@ class _Pools(PoolManager):
         if scheme == "https":
             if self._tls is None:
                 self._tls = _tls_context()
-            request_context["ssl_context"] = ssl._create_unverified_context()
+            request_context["ssl_context"] = self._tls
         pool = super()._new_pool(scheme, host, port, request_context)
         pool.rules = self._rules  # type: ignore[attr-defined]
         return pool

@@ -20,7 +20,8 @@ OUTPUT_MAX = 10 * 2**20  # bytes of a page
 # What a render may make on its way, as characters: six times the largest page, which may go through macros, blocks and filters.
 # Memory is a small multiple of it: a character takes up to 4 bytes, and < becomes &lt; when it is escaped.
 WORK_MAX = 64 * 2**20
-ROUNDS_MAX = 1_000_000  # rounds of loops and calls of macros; some seconds of computing
+ROUNDS_MAX = 1_000_000  # rounds of loops; about a second of computing, if each does little
+CALL_ROUNDS = 10  # what a call of a macro and an included template count
 SLICE = 0.02  # seconds of a render after which others get a turn
 PAUSE = 0.0001  # seconds; a timer and not 0, so that sockets are polled as well
 INTEGER_BITS = 4096  # Python writes integers of up to 4,300 digits
@@ -65,13 +66,13 @@ def pay(size: int) -> None:
         raise TemplateLimitError(f"the template builds texts and lists of more than {WORK_MAX >> 20} MiB")
 
 
-def begin_round(size: int) -> None:
-    """Begins a round that writes ``size`` characters of the template's own text."""
+def begin(size: int, rounds: int) -> None:
+    """Begins a part of a template, with ``size`` characters of its own text, that counts as so many rounds."""
     work = _work.get()
-    work.rounds += 1
+    work.rounds += rounds
     if work.rounds > ROUNDS_MAX:
         raise TemplateLimitError(
-            f"the template goes through more than {ROUNDS_MAX} rounds of loops and calls of macros"
+            f"the template goes through more than {ROUNDS_MAX} rounds of loops (a call of a macro counts as {CALL_ROUNDS})"
         )
     if size:
         pay(size)
@@ -109,11 +110,11 @@ def deep_size(value: Any) -> int:
     size, stack = 0, [value]
     while stack:
         item = stack.pop()
-        size += 4
+        size += 16
         if isinstance(item, str):
             size += len(item)
         elif isinstance(item, dict):
-            size += sum(len(key) + 4 if isinstance(key, str) else 4 for key in item)
+            size += sum(len(key) if isinstance(key, str) else 4 for key in item)
             stack.extend(item.values())
         elif isinstance(item, (list, tuple)):
             size += ITEM_COST * len(item)

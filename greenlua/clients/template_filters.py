@@ -32,18 +32,15 @@ from greenlua.clients.template_budget import (
 )
 
 
-def _first(function: Callable[..., Any]) -> int:
-    return 1 if hasattr(function, "jinja_pass_arg") else 0
-
-
-def of_text(function: Callable[..., Any], most: int = WORK_MAX) -> Callable[..., Any]:
-    """A filter of a text that makes about as much of it."""
-    first = _first(function)
+def of_text(name: str, most: int = WORK_MAX) -> Callable[..., Any]:
+    """A filter of a text, of up to so many characters, that makes about as much of it."""
+    function = FILTERS[name]
+    first = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if len(args) > first:
-            value = short(text(args[first]), most, "this filter")
+            value = short(text(args[first]), most, name)
             pay(len(value))
             args = (*args[:first], value, *args[first + 1 :])
         result = function(*args, **kwargs)
@@ -53,8 +50,9 @@ def of_text(function: Callable[..., Any], most: int = WORK_MAX) -> Callable[...,
     return call
 
 
-def of_items(function: Callable[..., Any]) -> Callable[..., Any]:
+def of_items(name: str) -> Callable[..., Any]:
     """A filter that gives a list of the items it gets."""
+    function = FILTERS[name]
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -193,8 +191,8 @@ _OF_ITEMS = "dictsort groupby reverse sort"
 
 BOUNDED: dict[str, Callable[..., Any]] = {
     **{name: FILTERS[name] for name in _FREE.split()},
-    **{name: of_text(FILTERS[name]) for name in _OF_TEXT.split()},
-    **{name: of_items(FILTERS[name]) for name in _OF_ITEMS.split()},
+    **{name: of_text(name) for name in _OF_TEXT.split()},
+    **{name: of_items(name) for name in _OF_ITEMS.split()},
     "batch": batch,
     "center": center,
     "format": printf,
@@ -205,12 +203,12 @@ BOUNDED: dict[str, Callable[..., Any]] = {
     "replace": replace,
     "round": round_number,
     "slice": columns,
-    "striptags": of_text(FILTERS["striptags"], SLOW_MAX),
+    "striptags": of_text("striptags", SLOW_MAX),
     "sum": add_up,
-    "title": of_text(FILTERS["title"], HEAVY_MAX),
+    "title": of_text("title", HEAVY_MAX),
     "tojson": to_json,
     "urlencode": url_encode,
-    "wordcount": of_text(FILTERS["wordcount"], HEAVY_MAX),
+    "wordcount": of_text("wordcount", HEAVY_MAX),
     "wordwrap": word_wrap,
     "xmlattr": xml_attributes,
 }

@@ -41,7 +41,7 @@ RUNTIME = (BlockReference, Cycler, Joiner, LoopContext, Macro, Namespace, Templa
 
 
 # Filters that no template can call: a name has no space in it.
-ROUND, CONCAT, SLICE = "begin round", "concatenated texts", "slice of"
+BEGIN, CONCAT, SLICE = "begin part", "concatenated texts", "slice of"
 
 
 class Bounds(NodeTransformer):
@@ -62,8 +62,14 @@ class Bounds(NodeTransformer):
                     for piece in statement.nodes
                     if isinstance(piece, nodes.TemplateData)
                 )
-                if written or isinstance(node, (nodes.For, nodes.Macro, nodes.Template)):
-                    body.insert(0, nodes.ExprStmt(self._call(ROUND, node, nodes.Const(written)), lineno=node.lineno))
+                rounds = (
+                    budget.CALL_ROUNDS
+                    if isinstance(node, (nodes.Macro, nodes.Template))
+                    else isinstance(node, nodes.For)
+                )
+                if written or rounds:
+                    begin = self._call(BEGIN, node, nodes.Const(written), nodes.Const(int(rounds)))
+                    body.insert(0, nodes.ExprStmt(begin, lineno=node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
@@ -115,7 +121,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_finalize,
             optimized=False,  # else constants were computed while the template is compiled, where nothing is counted
         )
-        self.filters = {**BOUNDED, ROUND: budget.begin_round, CONCAT: concatenated, SLICE: slice_of}
+        self.filters = {**BOUNDED, BEGIN: budget.begin, CONCAT: concatenated, SLICE: slice_of}
         del self.globals["lipsum"]
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:

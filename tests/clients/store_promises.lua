@@ -258,8 +258,13 @@ end)
 --> ["second"]
 
 --- who held a lock too long takes nobody else's away
-local first = spawn(function() store.lock("l", 0.05, function() sleep(0.3) end) end)
-sleep(0)
+local first = spawn(function()
+  store.lock("l", 0.05, function()
+    store.set("held", true)
+    sleep(0.3)
+  end)
+end)
+repeat sleep(0.005) until store.get("held")
 return store.lock("l", 9, function()
   wait(first)
   return store.lock("l", 9, error, { wait = 0 })

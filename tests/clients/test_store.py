@@ -16,10 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from greenlua.app import create_app
 from greenlua.clients.store import Client
 from greenlua.clients.store_memory import Memory, StoreError, StoreFull, joined
 from greenlua.errors import ConfigurationError
 from greenlua.settings import Settings
+from greenlua.testing import client
 from greenlua.vm import MODULES
 from tests.clients.redis_server import CuttingServer, RedisServer, running_redis
 from tests.clients.running_lua import LuaProcess, Promise, promises, running_lua, wait_until
@@ -428,13 +430,32 @@ def test_a_direct_call_takes_microseconds() -> None:
     put(b"key:a", b"1", 0)
     rounds = 20_000
     best = min(_seconds(lambda: [get(b"key:a") for _ in range(rounds)]) for _ in range(5))
-    assert best / rounds < 20e-6, "about 0.4 us on an idle machine"
+    assert best / rounds < 20e-6, "1 us was measured on a busy machine"
 
 
 def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_app_in_this_process_can_be_tested(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    url = request.getfixturevalue("redis_server").url if backend == "redis" else ""
+    (tmp_path / "app.lua").write_text(
+        HEAD
+        + """
+        local app = greenlua.app {}
+        app:get("/", function() return { n = store.incr("in process"), held = store.lock("in process", 5, function() return 1 end) } end)
+        return app
+        """
+    )
+    app = create_app(tmp_path / "app.lua", store_url=url)
+    app.start()
+    try:
+        assert [client(app).get("/").json for _ in range(2)] == [{"n": 1, "held": 1}, {"n": 2, "held": 1}]
+    finally:
+        app.stop(1)
 
 
 # ------------------------------------------------------------ for the core

@@ -351,7 +351,7 @@ ESCAPES: list[tuple[str, type[Exception]]] = [
     ("{{ config }}{{ request }}{{ environment }}{{ context }}", jinja2.UndefinedError),
     ("{{ lipsum.__globals__ }}", jinja2.UndefinedError),
     ("{{ get_flashed_messages.__globals__ }}", jinja2.UndefinedError),
-    ("{{ 5|begin round }}", jinja2.TemplateSyntaxError),
+    ("{{ 5|begin part }}", jinja2.TemplateSyntaxError),
     ("{% import 'os' as os %}", jinja2.TemplateNotFound),
     ("{{ (x for x in []) }}", jinja2.TemplateSyntaxError),
     ("{{ lambda: 1 }}", jinja2.TemplateSyntaxError),
