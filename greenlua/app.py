@@ -194,7 +194,9 @@ class LuaApp:
             raise OverloadError("the server has stopped")
         try:
             loaded = self._loaded
-            if (loaded is not None and loaded.thread != get_thread_ident()) or (environ.get("wsgi.multithread") and get_hub_if_exists() is None):
+            if (loaded is not None and loaded.thread != get_thread_ident()) or (
+                environ.get("wsgi.multithread") and get_hub_if_exists() is None
+            ):
                 raise ServerError(_THREADED)
             return self.start()
         except GreenluaError as error:

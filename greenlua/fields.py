@@ -134,7 +134,9 @@ def _multipart(call: Call) -> tuple[Any, ...]:
     """(True, name, filename or False, content type, content, ...); (False, status, sentence) for a bad body."""
     flat: list[Any] = [True]
     try:
-        form = _MULTIPART.deserialize(BytesIO(call.body or b""), call.environ.get("CONTENT_TYPE"), len(call.body or b""))
+        form = _MULTIPART.deserialize(
+            BytesIO(call.body or b""), call.environ.get("CONTENT_TYPE"), len(call.body or b"")
+        )
         for part in form:
             filename = part.filename
             flat += (

@@ -172,7 +172,9 @@ class Operations:
                 result = exposed.function(*arguments)
             shape, scalars = _encode(operation.name, result, self._integers)
         except GreenletExit:
-            self.fail(operation, b"GreenletExit", "the function ended its own greenlet")  # nothing when it was cancelled
+            self.fail(
+                operation, b"GreenletExit", "the function ended its own greenlet"
+            )  # nothing when it was cancelled
         except BaseException as error:
             if exposed.logged and not operation.cancelled and not isinstance(error, MarshalError):
                 log.exception("%s failed [%s]", operation.name.decode(), _request_id(operation))

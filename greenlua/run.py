@@ -96,7 +96,7 @@ def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | 
         signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
     timeout = app.settings.drain_timeout
     drained = server.drain(timeout) if stock else server.stop(timeout)
-    app.stop(0.1 if drained else 0)
+    app.stop(timeout if drained else 0)
     if not drained:
         click.echo(f"greenlua: stopped with requests unanswered after {timeout:g} seconds", err=True)
 
@@ -123,6 +123,9 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
             worker.log.error("%s", error)
             sys.exit(4)  # gunicorn's word for an app that failed to load: the master ends too
 
+    def worker_exit(server: Any, worker: Any) -> None:
+        app.stop(app.settings.drain_timeout)
+
     class Gunicorn(BaseApplication):
         def load_config(self) -> None:
             options: dict[str, Any] = {
@@ -136,6 +139,7 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
                 "loglevel": "warning",
                 "when_ready": when_ready,
                 "post_worker_init": post_worker_init,
+                "worker_exit": worker_exit,
             }
             for name, value in options.items():
                 if value is not None:

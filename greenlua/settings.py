@@ -107,9 +107,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     http_timeout: Annotated[Seconds, Meta(description="how long a request of `greenlua.http` may take as a whole")] = (
         10.0
     )
-    http_max_body: Annotated[
-        int, Meta(ge=0, le=2**30, description="the largest answer that `greenlua.http` reads")
-    ] = 10485760
+    http_max_body: Annotated[int, Meta(ge=0, le=2**30, description="the largest answer that `greenlua.http` reads")] = (
+        10485760
+    )
     http_pool: Annotated[
         int, Meta(ge=1, le=10000, description="idle connections that `greenlua.http` keeps for each host")
     ] = 16
@@ -153,7 +153,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
     store_memory: Annotated[
         int,
-        Meta(ge=1024, le=2**36, description="bytes that `greenlua.store` may hold in this process's memory; then it is full"),
+        Meta(
+            ge=1024,
+            le=2**36,
+            description="bytes that `greenlua.store` may hold in this process's memory; then it is full",
+        ),
     ] = 67108864
     globals: Annotated[
         GlobalsRule,

@@ -26,6 +26,8 @@ BUFFER = 65536  # bytes that may wait for the client; one piece may be larger, a
 class StreamError(Exception):
     """The handler failed in the middle of its answer; raised to the server, which cuts the connection."""
 
+    logged = True  # the HTTP front does not say again what the log has already
+
 
 class Outgoing:
     """An answer on its way: a WSGI iterable for one server greenlet, written by the Lua greenlet.
@@ -136,6 +138,10 @@ class Incoming:
             operation.undo = self._forget
             self._changed.set()
 
+    def close(self) -> None:
+        """The answer has begun: from now on the request's greenlet sends it, and reads no more."""
+        self._closed = True
+
     def _forget(self) -> None:
         self._wanted = None
 
@@ -144,15 +150,12 @@ class Incoming:
     def serve(self, result: AsyncResult[Any]) -> None:
         """Reads what Lua wants until ``result`` is there. It may be broken off by an exception: a kill, a Timeout."""
         result.rawlink(lambda _: self._changed.set())
-        try:
-            while not result.ready():
-                self._changed.wait()
-                self._changed.clear()
-                operation = self._wanted
-                if operation is not None:
-                    self._read(operation)
-        finally:
-            self._closed = True
+        while not result.ready():
+            self._changed.wait()
+            self._changed.clear()
+            operation = self._wanted
+            if operation is not None and not result.ready():
+                self._read(operation)
 
     def _read(self, operation: Operation) -> None:
         try:
@@ -184,6 +187,8 @@ def register(operations: Operations, pool: SlotPool, timeout: float) -> None:
         stream = Outgoing(operations, timeout, leave)
         if pool.begin(slot, generation, Reply(status, head, b"", stream)):
             slot.call.outgoing = stream
+            if slot.call.incoming is not None:
+                slot.call.incoming.close()
             operations.end(operation)
         # Otherwise nobody waits any more, and the cancellation of this request is on its way.
 

@@ -161,8 +161,13 @@ class VM:
             number, kind, name, place, seconds, timeout, once = found
             rules.append(
                 JobRule(
-                    number, kind.decode(), name.decode(errors="replace"), place.decode(errors="replace"),
-                    float(seconds), float(timeout), once,
+                    number,
+                    kind.decode(),
+                    name.decode(errors="replace"),
+                    place.decode(errors="replace"),
+                    float(seconds),
+                    float(timeout),
+                    once,
                 )
             )
         return rules

@@ -58,7 +58,9 @@ return tostring(sum)"""
 
 
 def test_a_failed_operation_raises_inside_the_inner_coroutine(write: Write, lua: str) -> None:
-    vm = load(write, lua, "return coroutine.wrap(function() return tostring(select(2, pcall(function() sleep(1) end))) end)()")
+    vm = load(
+        write, lua, "return coroutine.wrap(function() return tostring(select(2, pcall(function() sleep(1) end))) end)()"
+    )
     vm.start(0, 1, 1)
     assert vm.resume(1, False, b"Error", (b"broken",)) == (200, TEXT, b"app.lua:2: Error: broken")
 

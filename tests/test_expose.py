@@ -59,7 +59,9 @@ def test_a_function_is_a_global_and_parts_of_its_name_are_tables(make: Any, lua:
 
 
 def test_expose_is_a_decorator_with_and_without_a_name(write: Write) -> None:
-    app = create_app(write("local app = greenlua.app {} app:get('/', function() return { one(), b.two() } end) return app"))
+    app = create_app(
+        write("local app = greenlua.app {} app:get('/', function() return { one(), b.two() } end) return app")
+    )
 
     @app.expose
     def one() -> int:
@@ -111,7 +113,9 @@ def test_operations_at_once_are_bounded_and_the_others_wait(make: Any) -> None:
 
 def test_blocking_runs_in_another_thread(make: Any) -> None:
     here = threading.get_ident()
-    asked, _ = make("return { ident() }", {"ident": {"function": lambda: threading.get_ident() != here, "blocking": True}})
+    asked, _ = make(
+        "return { ident() }", {"ident": {"function": lambda: threading.get_ident() != here, "blocking": True}}
+    )
     assert asked.get("/").json == [True]
 
 
@@ -121,7 +125,11 @@ ERRORS = [
     (type("OwnError", (Exception,), {})("ö"), "OwnError", "ö"),
     (gevent.Timeout(5), "Timeout", "5 seconds"),
     (SystemExit(3), "SystemExit", "3"),
-    (type("Unshowable", (Exception,), {"__str__": lambda self: 1 / 0})(), "Unshowable", "an error that cannot be shown"),
+    (
+        type("Unshowable", (Exception,), {"__str__": lambda self: 1 / 0})(),
+        "Unshowable",
+        "an error that cannot be shown",
+    ),
 ]
 
 
@@ -187,7 +195,9 @@ def test_a_late_result_reaches_nobody(make: Any) -> None:
             stubborn.wait()  # it will not end
         return "late"
 
-    asked, app = make("if ctx.query.own then return ctx.query.own end return slow()", {"slow": slow}, request_timeout=0.1, slots=1)
+    asked, app = make(
+        "if ctx.query.own then return ctx.query.own end return slow()", {"slow": slow}, request_timeout=0.1, slots=1
+    )
     assert asked.get("/").status_code == 504
     assert asked.get("/", params={"own": "mine"}).text == "mine"
     stubborn.set()
@@ -214,7 +224,9 @@ def test_a_timer_that_a_function_left_behind_harms_nobody(make: Any) -> None:
     def leaves() -> None:
         gevent.Timeout(0.01).start()
 
-    asked, _ = make("if ctx.query.leave then leaves() end return add(1, 2) .. ''", {"leaves": leaves, "add": lambda a, b: a + b})
+    asked, _ = make(
+        "if ctx.query.leave then leaves() end return add(1, 2) .. ''", {"leaves": leaves, "add": lambda a, b: a + b}
+    )
     for _ in range(5):
         asked.get("/", params={"leave": "1"})
     gevent.sleep(0.05)

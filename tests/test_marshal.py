@@ -117,7 +117,25 @@ def test_values_come_back_as_they_went(make: Any, lua: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [2**63 - 1, -(2**63), 0, True, False, 1.5, math.inf, -math.inf, -0.0, "", "a\0b", "ö😀", [], {}, [[]], {"": {}}, [None]],
+    [
+        2**63 - 1,
+        -(2**63),
+        0,
+        True,
+        False,
+        1.5,
+        math.inf,
+        -math.inf,
+        -0.0,
+        "",
+        "a\0b",
+        "ö😀",
+        [],
+        {},
+        [[]],
+        {"": {}},
+        [None],
+    ],
     ids=repr,
 )
 def test_values_at_the_edge_come_back_as_they_went(make: Any, value: Any) -> None:

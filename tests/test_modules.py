@@ -96,9 +96,9 @@ def test_routes_and_hooks_may_be_declared_in_modules(write: Write, lua: str) -> 
 REFUSED = {
     '"missing"': "there is no module 'missing': no missing.lua and no missing/init.lua in the app's folder",
     '"lib.missing"': "there is no module 'lib.missing': no lib/missing.lua and no lib/missing/init.lua in the app's folder",
-    '"greenlua.missing"': "there is no module \"greenlua.missing\"; there are greenlua.crypto, greenlua.env, greenlua.http",
-    '"greenlua.app"': "there is no module \"greenlua.app\"; there are greenlua.crypto, greenlua.env, greenlua.http",
-    '"greenlua.sandbox"': "there is no module \"greenlua.sandbox\"; there are greenlua.crypto, greenlua.env, greenlua.http",
+    '"greenlua.missing"': 'there is no module "greenlua.missing"; there are greenlua.crypto, greenlua.env, greenlua.http',
+    '"greenlua.app"': 'there is no module "greenlua.app"; there are greenlua.crypto, greenlua.env, greenlua.http',
+    '"greenlua.sandbox"': 'there is no module "greenlua.sandbox"; there are greenlua.crypto, greenlua.env, greenlua.http',
     '"plain.lua"': "there is no module 'plain.lua': no plain/lua.lua",
     '"folder"': "there is no module 'folder'",
     '""': "'' is no module name",

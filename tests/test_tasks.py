@@ -48,7 +48,10 @@ CASES: dict[str, tuple[str, Any]] = {
         "local E = { code = 7 } local ok, e = pcall(wait, spawn(function() error(E) end)) return { e == E, e.code }",
         [True, 7],
     ),
-    "a thrown response is the answer": ("wait(spawn(function() error(response.json('thrown')) end)) return 1", "thrown"),
+    "a thrown response is the answer": (
+        "wait(spawn(function() error(response.json('thrown')) end)) return 1",
+        "thrown",
+    ),
     "the first of any": (
         "local i, v, w = wait_any(spawn(later, 5), spawn(later, 0.01, 'x', 'y')) return { i, v, w }",
         [2, "x", "y"],

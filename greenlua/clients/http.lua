@@ -151,7 +151,7 @@ local function headers_of(flat)
   end
   for name, list in next, lists do
     -- Cookies have commas in them: joined, they could not be told apart.
-    if true then first[name] = name == "set-cookie" and list[1] or concat(list, ", ") end
+    if name ~= "all" then first[name] = name == "set-cookie" and list[1] or concat(list, ", ") end
   end
   local function all(_, name)
     local copy = array()

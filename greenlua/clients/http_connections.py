@@ -167,7 +167,10 @@ def _tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=certifi.where())
     own = os.environ.get("SSL_CERT_FILE")
     if own:
-        context.load_verify_locations(own)
+        try:
+            context.load_verify_locations(own)
+        except OSError as error:
+            raise Failed(f"the certificates in {own}, which SSL_CERT_FILE names, cannot be read: {error}") from None
     return context
 
 

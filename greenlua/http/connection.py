@@ -276,7 +276,7 @@ class Connection(Wire):
             return
         if isinstance(error, BodyError):
             refusal = error.refusal
-        else:
+        elif not getattr(error, "logged", False):
             self.front.log_exception(environ)
         if response.head_sent:
             response.abandon()

@@ -284,13 +284,13 @@ BROKEN = [
     (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nabc", "is not the gzip data that it says it is"),
     (b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n\xff\xff\xff", "is not the deflate data that it says it is"),
     (
-        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"abc" * 99)[:-5],
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(b"abc" * 99, mtime=0)[:-5],
         "in the middle of its gzip data",
     ),
 ]
 
 
-@pytest.mark.parametrize(("sent", "why"), BROKEN)
+@pytest.mark.parametrize(("sent", "why"), BROKEN, ids=range(len(BROKEN)))
 def test_a_broken_answer_is_no_answer_and_its_connection_is_not_used_again(
     server: Upstream, ask: Ask, sent: bytes, why: str
 ) -> None:
@@ -430,7 +430,7 @@ UNPACKED = [
 ]
 
 
-@pytest.mark.parametrize(("coding", "sent", "body"), UNPACKED)
+@pytest.mark.parametrize(("coding", "sent", "body"), UNPACKED, ids=range(len(UNPACKED)))
 def test_what_is_unpacked_and_what_is_left_as_it_is(
     server: Upstream, ask: Ask, coding: str, sent: bytes, body: bytes
 ) -> None:

@@ -157,6 +157,14 @@ def test_a_kept_connection_is_repeated_once_and_no_more(server: Upstream, ask: A
     assert len(server.requests) == 3
 
 
+def test_of_many_kept_connections_that_die_not_all_are_tried(server: Upstream, ask: Ask) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: ask("GET", server.url + "/meet?of=4"), range(4)))
+    why = ask("GET", server.url + "/slam")["why"]
+    assert "closed the connection, which was kept from an earlier request, before it answered" in why
+    assert (len(server.requests), server.accepted) == (4 + 2, 4)
+
+
 def test_as_many_connections_are_kept_as_the_setting_says_and_none_is_warned_of(
     server: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -248,6 +256,12 @@ def test_a_trusted_certificate_is_taken_for_its_own_name_only(
         why = ask("GET", f"https://other.example:{server.server_port}/hello")["why"]
         assert why.startswith(f"no TLS connection to other.example:{server.server_port}: Hostname mismatch")
         assert server.names[-1] == "other.example"
+
+
+def test_certificates_that_cannot_be_read_are_no_answer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nothing.pem")
+    why = ask("GET", "https://localhost:1/")["why"]
+    assert why.startswith("the certificates in /nothing.pem, which SSL_CERT_FILE names, cannot be read: ")
 
 
 def test_the_address_that_was_judged_is_spoken_to_under_the_name(tls: Any, monkeypatch: pytest.MonkeyPatch) -> None:

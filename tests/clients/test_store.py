@@ -446,7 +446,9 @@ def test_an_app_in_this_process_can_be_tested(backend: str, request: pytest.Fixt
         HEAD
         + """
         local app = greenlua.app {}
-        app:get("/", function() return { n = store.incr("in process"), held = store.lock("in process", 5, function() return 1 end) } end)
+        app:get("/", function()
+          return { n = store.incr("in process"), held = store.lock("in process", 5, function() return 1 end) }
+        end)
         return app
         """
     )
