@@ -28,3 +28,8 @@ def post_worker_init(worker):
     except ConfigurationError as error:
         worker.log.error("%s", error)
         sys.exit(4)  # gunicorn's "App failed to load": the master ends instead of trying again for ever
+
+
+def worker_exit(server, worker):
+    """Runs what the Lua app declares with app:on_stop, when the last request of this worker has been answered."""
+    worker.wsgi.stop()

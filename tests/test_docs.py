@@ -373,7 +373,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What a handler finds: the keys of each library, the methods of the app, the fields of ctx."""
     path = tmp_path_factory.mktemp("names") / "app.lua"
     path.write_text(NAMES_APP)
-    source = (LUA / "routes.lua").read_text() + (LUA / "context.lua").read_text()
+    source = "".join((LUA / f"{name}.lua").read_text() for name in ("routes", "context", "streams", "background"))
     words = {word for name in re.findall(r"[A-Za-z]\w*", source) for word in (name, name.lower())}
     with loaded(path) as app:
         found: dict[str, list[str]] = client(app).get("/", params={"words": " ".join(sorted(words))}).json
@@ -387,7 +387,8 @@ def test_lua_api_page_names_everything(names: dict[str, list[str]]) -> None:
     page = (ROOT / "docs" / "lua-api.md").read_text()
     wanted = [f"app:{name}" for name in names["app"]] + [f"ctx.{name}" for name in names["ctx"]]
     wanted += [f"{library}.{name}" for library in ("response", "json", "log", "os") for name in names[library]]
-    missing = [name for name in wanted if not re.search(rf"`[^`\n]*\b{re.escape(name)}\b[^`\n]*`", page)]
+    patterns = {name: re.escape(name).replace(r"ctx\.", "ctx[.:]") for name in wanted}
+    missing = [name for name in wanted if not re.search(rf"`[^`\n]*\b{patterns[name]}\b[^`\n]*`", page)]
     missing += [name for name in names["greenlua"] + names["_G"] if not re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", page)]
     assert missing == []
 
@@ -412,15 +413,17 @@ def test_editor_types_name_everything_and_nothing_else(names: dict[str, list[str
     for library, name in re.findall(r"^function (\w+)[.:](\w+)\(", source, re.MULTILINE):
         functions.setdefault(library, set()).add(name)
     assert functions["greenlua"] | fields["greenlua"] == set(names["greenlua"])
+    assert functions["Task"] == {"cancel"}
     assert functions["response"] == set(names["response"])
     assert functions["json"] | fields["greenlua.JsonLibrary"] == set(names["json"])
     assert functions["log"] == set(names["log"])
     assert functions["Scope"] == set(names["app"])
-    assert fields["greenlua.Ctx"] == set(names["ctx"])
+    assert fields["greenlua.Ctx"] | functions["Ctx"] == set(names["ctx"])
     assert fields["greenlua.RouteOptions"] == {"before", "after", "on_error"}
+    assert fields["greenlua.OneRouteOptions"] == {"stream_body"}
     for name in ("response", "json", "log", "env"):
         assert f"\n{name} = {{}}\n" in source
-    assert {"sleep", "now"} <= set(re.findall(r"^function (\w+)\(", source, re.MULTILINE))
+    assert {"sleep", "now", "spawn", "wait", "wait_any", "timeout"} <= set(re.findall(r"^function (\w+)\(", source, re.MULTILINE))
 
 
 def test_editor_types_are_lua(write: Write) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,7 +50,7 @@ def ask(
 
 
 def test_every_example_has_a_test() -> None:
-    source = Path(__file__).read_text()
+    source = "".join(file.read_text() for file in Path(__file__).parent.rglob("test_*.py"))
     missing = [file.name for file in sorted(EXAMPLES.iterdir()) if file.is_file() and f'"{file.name}"' not in source]
     assert missing == []
 
@@ -189,6 +190,37 @@ def test_with_a_token_set_only_its_bearers_change_the_list() -> None:
 
 
 # ------------------------------------------------------------ flask_app.py
+
+
+def read_events(response: http.client.HTTPResponse, count: int) -> list[dict[str, str]]:
+    events = []
+    for _ in range(count):
+        lines = []
+        while (line := response.readline().decode().rstrip("\n")) != "":
+            lines.append(line)
+        events.append(dict(line.split(": ", 1) for line in lines))
+    return events
+
+
+def test_the_clock_ticks_for_everybody_who_watches_and_notices_who_left() -> None:
+    with serve(EXAMPLES / "clock_sse.lua", environ={"CLOCK_SECONDS": "0.05"}) as server:
+        assert b"EventSource" in ask(server, "GET", "/").body
+        connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(3)]
+        for connection in connections:
+            connection.request("GET", "/events", headers={"Last-Event-ID": "41"})
+            response = connection.getresponse()
+            assert response.getheader("Content-Type") == "text/event-stream; charset=utf-8"
+            first, second = read_events(response, 2)
+            assert (first["event"], first["id"], second["id"], first["retry"]) == ("tick", "42", "43", "1000")
+        assert ask(server, "GET", "/watching").json == {"watching": 3}
+        for connection in connections:
+            connection.close()
+        for _ in range(200):
+            if ask(server, "GET", "/watching").json == {"watching": 0}:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("streams of clients that have gone still run")
 
 
 @pytest.fixture(scope="module")

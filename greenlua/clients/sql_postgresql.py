@@ -54,6 +54,7 @@ class PostgreSQL(Database):
         self.places = places
         self.driver_error = (psycopg.Error, psycopg.Warning)
         self._psycopg = psycopg
+        self._piece = BATCH if psycopg.capabilities.has_stream_chunked() else 1  # rows; libpq before 17 has no pieces
         self._status = psycopg.pq.TransactionStatus
         adapters = AdaptersMap(psycopg.adapters)
         set_json_loads(_json_loads, adapters)
@@ -96,7 +97,7 @@ class PostgreSQL(Database):
 
     def query(self, connection: Any, text: str, parameters: dict[str, Any]) -> Result:
         with connection.cursor() as cursor:
-            rows = cursor.stream(text, parameters, size=BATCH)
+            rows = cursor.stream(text, parameters, size=self._piece)
             try:
                 first = list(islice(rows, BATCH))
             except self._psycopg.ProgrammingError as error:

@@ -63,6 +63,17 @@ function Files:all(name) end
 ---@field form greenlua.Values the fields of a form, urlencoded or multipart; throws 400 or 415 as the answer
 ---@field files greenlua.Files the files of a multipart form; throws 400 or 415 as the answer
 ---@field state table for what hooks and handler of this request tell each other
+local Ctx = {}
+
+---Runs `f(...)` when this request has been answered.
+---@param f function
+---@param ... any
+function Ctx:defer(f, ...) end
+
+---A piece of the body of a route with `stream_body = true`: 1 to `n` bytes, `nil` at the end.
+---@param n? integer 65536 unless given, 1048576 at most
+---@return string?
+function Ctx:read(n) end
 
 -- ---------------------------------------------------------------- routes
 
@@ -83,6 +94,10 @@ function Files:all(name) end
 ---@field after? greenlua.After|greenlua.After[]
 ---@field on_error? greenlua.OnError|greenlua.OnError[]
 
+---What a route takes beyond those of a group.
+---@class greenlua.OneRouteOptions: greenlua.RouteOptions
+---@field stream_body? boolean the handler reads the body in pieces, with `ctx:read`
+
 ---@class greenlua.AppOptions
 ---@field title? string
 ---@field version? string
@@ -92,45 +107,45 @@ function Files:all(name) end
 local Scope = {}
 
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:get(template, options, handler) end
 
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:post(template, options, handler) end
 
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:put(template, options, handler) end
 
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:patch(template, options, handler) end
 
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:delete(template, options, handler) end
 
 ---Replaces what HEAD does by itself, which is to follow GET.
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:head(template, options, handler) end
 
 ---Replaces what OPTIONS does by itself, which is 204 with `Allow`.
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:options(template, options, handler) end
@@ -138,7 +153,7 @@ function Scope:options(template, options, handler) end
 ---One handler for several methods.
 ---@param methods greenlua.Method|greenlua.Method[]
 ---@param template string such as `/users/{id:int}`
----@param options greenlua.RouteOptions
+---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, methods: greenlua.Method|greenlua.Method[], template: string, handler: greenlua.Handler)
 function Scope:route(methods, template, options, handler) end
@@ -158,6 +173,33 @@ function Scope:after(hook) end
 
 ---@param hook greenlua.OnError
 function Scope:on_error(hook) end
+
+---@class greenlua.JobOptions
+---@field timeout? number seconds that a run may take; the setting `request_timeout` unless given
+
+---@class greenlua.TimerOptions: greenlua.JobOptions
+---@field once_across_workers? boolean only one of all processes runs it each time, by `greenlua.store`
+
+---Runs `f` every so many seconds, never twice at once. On the app only: `app:every(60, "sweep", function() ... end)`
+---@param seconds number
+---@param name string names it in the log
+---@param options greenlua.TimerOptions
+---@param f fun()
+---@overload fun(self: greenlua.Scope, seconds: number, f: fun())
+---@overload fun(self: greenlua.Scope, seconds: number, name: string, f: fun())
+function Scope:every(seconds, name, options, f) end
+
+---Runs before the first request; a failure ends the start. On the app only.
+---@param options greenlua.JobOptions
+---@param f fun()
+---@overload fun(self: greenlua.Scope, f: fun())
+function Scope:on_start(options, f) end
+
+---Runs after the last request. On the app only.
+---@param options greenlua.JobOptions
+---@param f fun()
+---@overload fun(self: greenlua.Scope, f: fun())
+function Scope:on_stop(options, f) end
 
 -- ---------------------------------------------------------------- answers
 
@@ -223,7 +265,29 @@ function response.redirect(url, status) end
 ---@return greenlua.Response
 function response.file(path, options) end
 
--- ---------------------------------------------------------------- json
+---@class greenlua.StreamOptions
+---@field content_type? string
+---@field headers? greenlua.AnswerHeaders
+---@field status? integer
+
+---An answer in pieces: `f` sends them with `write`, which waits while the client is slow.
+---@param f fun(write: fun(data: string))
+---@param options? greenlua.StreamOptions
+---@return greenlua.Response
+function response.stream(f, options) end
+
+---@class greenlua.Event
+---@field data? any a string, or any value as JSON
+---@field event? string
+---@field id? string|integer
+---@field retry? integer milliseconds
+---@field comment? string
+
+---Server-sent events: `f` sends them with `send`.
+---@param f fun(send: fun(event: greenlua.Event|string))
+---@param options? greenlua.StreamOptions
+---@return greenlua.Response
+function response.sse(f, options) end
 
 ---@class greenlua.JsonLibrary
 ---@field null greenlua.Null JSON's null, in both directions
@@ -245,8 +309,6 @@ function json.decode(text) end
 ---@return T
 function json.array(items) end
 
--- ---------------------------------------------------------------- log
-
 ---Writes to Python's logger `greenlua.app`.
 ---@class greenlua.Log
 log = {}
@@ -267,8 +329,6 @@ function log.warn(message, fields) end
 ---@param fields? table<string, greenlua.Json>
 function log.error(message, fields) end
 
--- ---------------------------------------------------------------- the rest
-
 ---Environment variables: `env.NAME` is a string or `nil`. Cannot be written.
 ---@type table<string, string?>
 env = {}
@@ -281,23 +341,57 @@ function sleep(seconds) end
 ---@return number
 function now() end
 
+---Something that runs beside the request that spawned it, and ends with it at the latest.
+---@class greenlua.Task
+local Task = {}
+
+---Ends it wherever it waits.
+function Task:cancel() end
+
+---Runs `f(...)` in a task, as soon as what runs now waits.
+---@param f function
+---@param ... any
+---@return greenlua.Task
+function spawn(f, ...) end
+
+---Waits until all are over: all results of one task, the first result of each of several, a list for a list. Raises what one of them raised.
+---@param ... greenlua.Task|greenlua.Task[]
+---@return any ...
+function wait(...) end
+
+---Waits until one is over: its place among the arguments, and its results.
+---@param ... greenlua.Task|greenlua.Task[]
+---@return integer, any ...
+function wait_any(...) end
+
+---The results of `f(...)`, or an error of the type `Timeout` when that takes longer.
+---@param seconds number
+---@param f function
+---@param ... any
+---@return any ...
+function timeout(seconds, f, ...) end
+
+---What an operation failed with: raised, so `pcall` gives it. `tostring` says all of it.
+---@class greenlua.Error
+---@field type string the name of Python's exception, or `Timeout`, `Cancelled`, `Error`
+---@field message string
+---@field where string the place of the Lua code that asked, as `app.lua:12`
+
 ---@class greenlua
 ---@field response greenlua.ResponseMakers
 ---@field json greenlua.JsonLibrary
 ---@field log greenlua.Log
 ---@field env table<string, string?>
 ---@field version string the version of greenlua
+---@field now fun(): number
+---@field sleep fun(seconds: number)
+---@field spawn fun(f: function, ...): greenlua.Task
+---@field wait fun(...): any ...
+---@field wait_any fun(...): integer, any ...
+---@field timeout fun(seconds: number, f: function, ...): any ...
 greenlua = {}
 
 ---The app. A program calls this once, declares its routes, and ends with `return app`.
 ---@param options? greenlua.AppOptions
 ---@return greenlua.Scope
 function greenlua.app(options) end
-
----Parks this request for so many seconds and lets others run.
----@param seconds number 0 or more
-function greenlua.sleep(seconds) end
-
----Seconds since 1970, with fractions.
----@return number
-function greenlua.now() end

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from greenlua.clients.sql import Client
+from greenlua.settings import Settings
 from tests.clients.postgresql import PASSWORD, PostgreSQLServer
 from tests.clients.running_lua import LuaProcess, running_lua, wait_until
 from tests.clients.sql_site import HEAD, LONG, make_tables
@@ -288,6 +290,14 @@ def test_a_huge_result_is_refused_before_it_fills_the_memory(pg: LuaProcess) -> 
     assert "use LIMIT" in text
     peak = Path(f"/proc/{pg.server.process.pid}/status").read_text().split("VmHWM:")[1].split()[0]
     assert int(peak) < 600_000, "kB; the whole result has 5 GB"
+
+
+def test_an_old_library_of_postgresql_reads_row_by_row(postgresql: PostgreSQLServer, tmp_path: Path) -> None:
+    client = Client(Settings(sql_url=postgresql.url), tmp_path)
+    client._database._piece = 1  # type: ignore[attr-defined]
+    assert client.query("select i from generate_series(1, 3000) i").rows == [(i,) for i in range(1, 3001)]
+    assert client.query("select 1 as x where false").rows == []
+    client.close()
 
 
 def test_after_a_restart_of_the_server_the_next_request_works(start: Any, postgresql: PostgreSQLServer) -> None:
