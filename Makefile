@@ -13,6 +13,7 @@ run: $(VENV)/.runtime
 
 test: $(VENV)/.development lint
 	@.ci/packages 'command -v openssl' openssl
+	@.ci/packages --wanted 'command -v redis-server' redis-server 'ls /usr/lib/postgresql/*/bin/initdb' postgresql
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.development

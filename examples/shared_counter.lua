@@ -10,7 +10,7 @@
 local store = require "greenlua.store"
 local app = greenlua.app { title = "Shared counter", version = "1.0.0" }
 
--- Each worker has a VM of its own, which runs this file once and whose random numbers begin somewhere else. So this names the worker.
+-- Each worker has a VM of its own, which runs this file once and has random numbers of its own. So this names the worker.
 local worker = string.format("%08x", math.random(0, 2^31 - 1))
 
 app:post("/count", function()

@@ -1,6 +1,7 @@
 -- greenlua.redis: any command of Redis, pipelines and transactions, and subscriptions. The Python half is clients/redis.py.
--- Uses errors, values, engine. Rules: arguments are checked here, where user code stands; a named helper is redis.call with its name
--- and nothing else, except `set`, which takes options, and `hgetall`, which gives a table by name; a subscription ends with its task.
+-- Uses errors, values, engine. Rules: arguments are checked here, where user code stands; a named helper is redis.call with
+-- its name and nothing else, except `set`, which takes options, and `hgetall`, which gives a table by name; a subscription
+-- ends with its task.
 
 local prelude, host = ...
 
@@ -20,13 +21,15 @@ local CHANNELS_MAX = 100   -- of one subscription
 
 -- Each is redis.call("NAME", ...).
 local HELPERS = {
-  "append", "bitcount", "blmove", "blpop", "brpop", "dbsize", "decr", "decrby", "del", "eval", "evalsha", "exists", "expire", "expireat",
-  "get", "getdel", "getex", "getset", "hdel", "hexists", "hget", "hincrby", "hincrbyfloat", "hkeys", "hlen", "hmget", "hscan", "hset",
-  "hsetnx", "hvals", "incr", "incrby", "incrbyfloat", "keys", "lindex", "linsert", "llen", "lmove", "lpop", "lpush", "lpushx", "lrange",
-  "lrem", "lset", "ltrim", "mget", "mset", "msetnx", "persist", "pexpire", "pfadd", "pfcount", "ping", "pttl", "publish", "rename", "rpop",
-  "rpush", "rpushx", "sadd", "scan", "scard", "sdiff", "setex", "setnx", "sinter", "sismember", "smembers", "spop", "srandmember", "srem",
-  "sscan", "strlen", "sunion", "touch", "ttl", "type", "unlink", "xack", "xadd", "xdel", "xlen", "xrange", "xread", "xreadgroup", "zadd",
-  "zcard", "zcount", "zincrby", "zpopmax", "zpopmin", "zrange", "zrangebyscore", "zrank", "zrem", "zrevrange", "zscore",
+  "append", "bitcount", "blmove", "blpop", "brpop", "dbsize", "decr", "decrby", "del", "eval", "evalsha", "exists",
+  "expire", "expireat", "get", "getdel", "getex", "getset", "hdel", "hexists", "hget", "hincrby", "hincrbyfloat",
+  "hkeys", "hlen", "hmget", "hscan", "hset", "hsetnx", "hvals", "incr", "incrby", "incrbyfloat", "keys", "lindex",
+  "linsert", "llen", "lmove", "lpop", "lpush", "lpushx", "lrange", "lrem", "lset", "ltrim", "mget", "mset", "msetnx",
+  "persist", "pexpire", "pfadd", "pfcount", "ping", "pttl", "publish", "rename", "rpop", "rpush", "rpushx", "sadd",
+  "scan", "scard", "sdiff", "setex", "setnx", "sinter", "sismember", "smembers", "spop", "srandmember", "srem",
+  "sscan", "strlen", "sunion", "touch", "ttl", "type", "unlink", "xack", "xadd", "xdel", "xlen", "xrange", "xread",
+  "xreadgroup", "zadd", "zcard", "zcount", "zincrby", "zpopmax", "zpopmin", "zrange", "zrangebyscore", "zrank",
+  "zrem", "zrevrange", "zscore",
 }
 
 -- ---------------------------------------------------------------- commands

@@ -1,13 +1,13 @@
 -- greenlua.store: values with a time to live that all requests share, in this process or, through Redis, in several.
--- Uses errors, failures, json, engine, tasks. The Python half is clients/store.py. Rules: the same calls on both backends; values are JSON
--- on their way, so that what comes back is a copy; in memory a call is direct and never waits, on Redis it is an operation;
--- waiting for a lock is done here, by sleeping between tries, so that no operation is held up by it.
+-- Uses errors, failures, json, engine, tasks. The Python half is clients/store.py. Rules: the same calls on both backends;
+-- values are JSON on their way, so that what comes back is a copy; in memory a call is direct and never waits, on Redis it is
+-- an operation; waiting for a lock is done here, by sleeping between tries, so that no operation is held up by it.
 
-local prelude, host = ...
+local prelude, direct = ... -- direct: what answers at once; everything in memory, on Redis only clock and token
 
-local error, next, pcall, select, tostring, type, xpcall = error, next, pcall, select, tostring, type, xpcall
+local error, next, pcall, tostring, type, xpcall = error, next, pcall, tostring, type, xpcall
 local find, format, match, sub = string.find, string.format, string.match, string.sub
-local ceil, floor, huge, min = math.ceil, math.floor, math.huge, math.min
+local ceil, floor, min = math.ceil, math.floor, math.min
 local make_error, raise, throw = prelude.errors.make_error, prelude.errors.raise, prelude.errors.throw
 local catch, ensure_caught, rethrow = prelude.failures.catch, prelude.failures.ensure_caught, prelude.failures.rethrow
 local try_encode, try_decode = prelude.json_encode.try_encode, prelude.json_decode.try_decode
@@ -22,7 +22,6 @@ local BY_MAX = 2^53        -- of a float that is to be an integer
 local KEY, LOCK, ONCE = "key:", "lock:", "once:" -- kinds of keys, so that none can be taken for another
 local PAUSE_MIN, PAUSE_MAX = 0.001, 0.05 -- seconds between two tries for a lock
 
-local direct = host -- what answers at once: everything in memory, on Redis only these two
 local clock, token_of = direct.clock, direct.token
 
 -- ---------------------------------------------------------------- the backend
