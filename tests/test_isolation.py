@@ -13,7 +13,7 @@ from gevent import socket
 from tests.servers import Site, running
 
 REQUESTS = 2000
-STATISTICS = ("pool", "channel", "dispatcher", "vm")
+STATISTICS = ("pool", "channel", "dispatcher", "background", "vm")
 
 
 def ask(port: int, number: int, kind: str, answers: Counter[str]) -> None:

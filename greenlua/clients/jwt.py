@@ -133,7 +133,7 @@ class Client:
         except self._jwt.InvalidTokenError as error:
             code, sentence = REASONS.get(type(error).__name__, ("", ""))
             return f"{code} {sentence}".encode() if code else MALFORMED
-        except (OverflowError, RecursionError):  # an infinite time; brackets in brackets
+        except (OverflowError, RecursionError, TypeError):  # a time that is infinite or no number; brackets in brackets
             return MALFORMED
         return _dump(claims)
 

@@ -16,10 +16,11 @@ from typing import Any, ClassVar
 from greenlua.settings import Settings
 
 NAME_MAX = 1024  # characters
-SOURCE_MAX = 2**20  # bytes of one template
-STRING = "string"  # what a template that was given as text is called
-# Templates that were given as text and are kept compiled: so many, of up to so many characters.
-KEPT, KEPT_MAX = 64, 65536
+SOURCE_MAX = 2**20  # bytes of a template's file
+# A template that is given as text may come from anywhere, and compiling takes some 20 microseconds a character.
+STRING_MAX = 65536  # characters
+STRINGS_KEPT = 64  # kept compiled
+STRING = "string"  # what such a template is called in messages
 
 
 class Client:
@@ -34,13 +35,13 @@ class Client:
 
         self._folder = folder
         self._environment = BoundedEnvironment(FunctionLoader(self._source))
-        self._kept = lru_cache(KEPT)(self._environment.from_string)
+        self._compiled = lru_cache(STRINGS_KEPT)(self._environment.from_string)
         self.callables: dict[str, Callable[..., Any]] = {}
         self.operations: dict[str, Callable[..., Any]] = {"render": self.render, "render_string": self.render_string}
 
     def close(self) -> None:
         """Forgets the compiled templates."""
-        self._kept.cache_clear()
+        self._compiled.cache_clear()
         if self._environment.cache is not None:
             self._environment.cache.clear()
 
@@ -59,10 +60,11 @@ class Client:
         """The same for a template that is given as text; it is called "string" in messages."""
         if isinstance(source, bytes):
             raise ValueError("the template is not valid UTF-8")
-        if len(source) > SOURCE_MAX:
-            raise ValueError(f"the template has {len(source)} characters; at most {SOURCE_MAX} are taken")
-        compiled = self._kept if len(source) <= KEPT_MAX else self._environment.from_string
-        return self._render(STRING, lambda: compiled(source), values)
+        if len(source) > STRING_MAX:
+            raise ValueError(
+                f"the template has {len(source)} characters; at most {STRING_MAX} are taken, more from a file"
+            )
+        return self._render(STRING, lambda: self._compiled(source), values)
 
     def _render(self, name: str, load: Callable[[], Any], values: dict[str, Any]) -> bytes:
         from greenlua.clients.template_budget import OUTPUT_MAX, TemplateLimitError, rendering

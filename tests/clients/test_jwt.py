@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from greenlua.clients import jwt
+from greenlua.clients import Clients, jwt
 from greenlua.clients.crypto import base64url_decode, base64url_encode
 from greenlua.clients.jwt import Client
+from greenlua.errors import ConfigurationError
 from greenlua.settings import Settings
 from greenlua.vm import MODULES
 from tests.clients.running_lua import LuaProcess, running_lua
@@ -426,6 +428,15 @@ def test_keys_are_parsed_once_and_forgotten_at_the_end() -> None:
     assert (own._signing_key.cache_info().misses, own._verifying_key.cache_info().misses) == (1, 1)
     own.close()
     assert own._signing_key.cache_info().currsize == own._verifying_key.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("library", ["jwt", "cryptography"])
+def test_without_its_library_the_client_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'greenlua\[jwt\]'$"):
+        Clients(Settings(), tmp_path).open("jwt")
 
 
 # ------------------------------------------------------------ what Lua sees

@@ -95,6 +95,7 @@ def upstream(host: str = "127.0.0.1", tls: SSLContext | None = None) -> Iterator
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Upstream
     body: bytes
 
