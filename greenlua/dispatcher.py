@@ -196,13 +196,13 @@ class Dispatcher:
                     log.exception("the Lua greenlet could not act on %r", event)
 
     def _act_on(self, kind: int, index: int, generation: int, c: Any, d: Any, e: Any) -> None:
-        if kind == EVENT_CANCEL:
-            self._operations.cancel(c)
-            return
         owner: Slot | Job | None = self._pool.slots[index] if index >= 0 else self._jobs.get(index)
         if kind == EVENT_OPERATION:
             if owner is not None:
                 self._start(owner, c, d, e)
+            return
+        if kind == EVENT_CANCEL:
+            self._operations.cancel(c)
             return
         held = owner is not None and owner.generation == generation and owner.call is not None
         environ = owner.call.environ if held and owner is not None else {}

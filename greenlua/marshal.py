@@ -146,7 +146,7 @@ def _find(value: Any) -> str | None:
 # ---------------------------------------------------------------- into Lua
 
 
-def encode(value: Any, integers: int = 2**63) -> tuple[bytes, list[Any]]:
+def encode(value: Any, integers: int = 2**63) -> tuple[bytes, Sequence[Any]]:
     """A result: its shape, and its scalars as lupa hands them to Lua.
 
     Args:
@@ -158,10 +158,13 @@ def encode(value: Any, integers: int = 2**63) -> tuple[bytes, list[Any]]:
         MarshalError: anything else; names the place.
     """
     kind = type(value)
+    # PERF: most results are one small value.
     if value is None:
-        return b"n", []
-    if kind is bool or kind is float:
-        return b".", [value]
+        return b"n", ()
+    if kind is bool or kind is float or (kind is int and -integers <= value < integers):
+        return b".", (value,)
+    if kind is str and len(value) < 65536:
+        return b".", (_encode_text(value),)
     writer = _Writer(integers)
     if kind is Rows:
         writer.rows(value)

@@ -73,7 +73,9 @@ class Operation(msgspec.Struct, eq=False):
     scalars: list[Any]
     cancelled: bool = False
     undo: Callable[[], None] | None = None
-    """Stops it where it waits; None before it has begun."""
+    """What takes it back."""
+    worker: Any = None
+    """The greenlet that performs it just now."""
 
 
 class Resume(msgspec.Struct, gc=False):

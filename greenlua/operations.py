@@ -63,7 +63,9 @@ class Operations:
         self._functions = functions
         self._most = most
         self._integers = integers
+        self._hub = get_hub()
         self._under_way: dict[int, Operation] = {}
+        self._begun: list[tuple[Any, Operation]] = []  # greenlets that go on with an operation in the hub's next turn
         self._turn: deque[Operation] = deque()  # those that wait for a greenlet
         self._idle: list[Any] = []
         self._busy = 0
@@ -83,16 +85,25 @@ class Operations:
             self._turn.append(operation)
         else:
             self._busy += 1
-            hub = get_hub()
-            worker = self._idle.pop() if self._idle else greenlet(self._work, hub)
-            hub.loop.run_callback(worker.switch, operation)
+            # PERF: one callback of the loop for all that a batch begins.
+            if not self._begun:
+                self._hub.loop.run_callback(self._begin)
+            self._begun.append((self._idle.pop() if self._idle else greenlet(self._work, self._hub), operation))
+
+    def _begin(self) -> None:
+        """In the hub: each runs until it first waits."""
+        begun, self._begun = self._begun, []
+        for worker, operation in begun:
+            worker.switch(operation)
 
     def cancel(self, number: int) -> None:
         """Forgets an operation; no Resume will come. Unknown numbers are those that have just ended."""
         operation = self._under_way.pop(number, None)
         if operation is not None:
             operation.cancelled = True
-            if operation.undo is not None:
+            if operation.worker is not None:
+                self._hub.loop.run_callback(_interrupt, operation)
+            elif operation.undo is not None:
                 operation.undo()
 
     def stop(self) -> None:
@@ -100,9 +111,8 @@ class Operations:
         for number in list(self._under_way):
             self.cancel(number)
         self._turn.clear()
-        loop = get_hub().loop
         while self._idle:
-            loop.run_callback(self._idle.pop().throw, GreenletExit)
+            self._hub.loop.run_callback(self._idle.pop().throw, GreenletExit)
 
     # ------------------------------------------------------------ how they end
 
@@ -122,7 +132,7 @@ class Operations:
 
     def _sleep(self, operation: Operation) -> None:
         # PERF: a timer of the loop, no greenlet. Also for 0 seconds: a timer lets sockets be polled in between.
-        timer = get_hub().loop.timer(operation.scalars[0])
+        timer = self._hub.loop.timer(operation.scalars[0])
         operation.undo = timer.close
         timer.start(self._wake, operation, timer)
 
@@ -135,7 +145,7 @@ class Operations:
     def _work(self, operation: Operation) -> None:
         """The life of a worker greenlet: one operation after another."""
         me = getcurrent()
-        wait = get_hub().switch
+        wait = self._hub.switch
         while True:
             if not operation.cancelled:
                 self._perform(operation, me)
@@ -163,11 +173,11 @@ class Operations:
 
     def _perform(self, operation: Operation, me: Any) -> None:
         exposed = self._functions[operation.name]
-        operation.undo = lambda: get_hub().loop.run_callback(_interrupt, operation, me)
+        operation.worker = me
         try:
             arguments = decode(operation.shape, operation.scalars, exposed.strings)
             if exposed.blocking:
-                result = get_hub().threadpool.apply(exposed.function, arguments)
+                result = self._hub.threadpool.apply(exposed.function, arguments)
             else:
                 result = exposed.function(*arguments)
             shape, scalars = _encode(operation.name, result, self._integers)
@@ -182,17 +192,17 @@ class Operations:
             self.fail(operation, kind.encode(), _message(error))
         else:
             self.end(operation, shape, scalars)
-        operation.undo = None
+        operation.worker = None
 
     def statistics(self) -> dict[str, int]:
         """``under_way``: how many; ``turn``: how many of them wait for their turn."""
         return {"under_way": len(self._under_way), "turn": len(self._turn)}
 
 
-def _interrupt(operation: Operation, worker: Any) -> None:
-    """In the hub: ends a cancelled operation where it waits. By now it may have ended, and its greenlet may do something else."""
-    if operation.undo is not None and worker.gr_frame is not None:
-        worker.throw(GreenletExit)
+def _interrupt(operation: Operation) -> None:
+    """In the hub: ends a cancelled operation where it waits, unless it has ended by now."""
+    if operation.worker is not None:
+        operation.worker.throw(GreenletExit)
 
 
 def _message(error: BaseException) -> str:

@@ -184,18 +184,18 @@ class VM:
 
     def arguments(self, number: int, shape: bytes) -> list[Any] | None:
         """The scalars of an operation's arguments; None when nobody waits for it any more."""
-        scalars: list[Any] = []
         if not shape:
-            return scalars
-        plain = shape.count(b".") == len(shape)
+            return []
+        count = len(shape) if shape.count(b".") == len(shape) else None
+        scalars: list[Any] = []
         while True:
-            piece = self._arguments(number, len(scalars) + 1)
+            piece = self._arguments(number, len(scalars) + 1, count)
             if piece is False:
                 return scalars or None
             if type(piece) is not tuple:  # nothing more
                 return scalars
             scalars += piece[1:]
-            if plain and len(scalars) == len(shape):
+            if len(scalars) == count:
                 return scalars
 
     def _read_module(self, name: bytes) -> tuple[bytes | None, bytes]:

@@ -423,7 +423,9 @@ def test_editor_types_name_everything_and_nothing_else(names: dict[str, list[str
     assert fields["greenlua.OneRouteOptions"] == {"stream_body"}
     for name in ("response", "json", "log", "env"):
         assert f"\n{name} = {{}}\n" in source
-    assert {"sleep", "now", "spawn", "wait", "wait_any", "timeout"} <= set(re.findall(r"^function (\w+)\(", source, re.MULTILINE))
+    assert {"sleep", "now", "spawn", "wait", "wait_any", "timeout"} <= set(
+        re.findall(r"^function (\w+)\(", source, re.MULTILINE)
+    )
 
 
 def test_editor_types_are_lua(write: Write) -> None:

@@ -125,8 +125,9 @@ end
 
 local function run_guards(task)
   local guards = task.guards
+  if not guards then return end
   task.guards = nil
-  for guarded in next, guards or {} do
+  for guarded in next, guards do
     local ok, value = pcall(guarded)
     if not ok then report(task.ctx, { message = describe(value), traceback = "in what cleans up after a task" }) end
   end
@@ -165,8 +166,10 @@ local function end_main(task)
     abort(child)
     end_task(child)
   end
-  for child in next, task.failed or {} do
-    if not child.seen then report(task.ctx, child.caught) end
+  if task.failed then
+    for child in next, task.failed do
+      if not child.seen then report(task.ctx, child.caught) end
+    end
   end
   local deferred = task.deferred
   for i = 1, deferred and #deferred or 0 do emit(EVENTS.DEFER, task.index, task.generation, deferred[i], false, false) end
@@ -297,15 +300,17 @@ local function resume(operation, ok, shape, ...)
 end
 
 -- true and scalars of an operation's arguments from the given one on; nothing when there are no more, false when nobody wants it.
-local function arguments(operation, from)
+-- count: how many there are, where their list does not say.
+local function arguments(operation, from, count)
   local task = parked[operation]
   local scalars = task and task.scalars or detached[operation]
   if not scalars then
     if task then return end
     return false
   end
-  local last = min(scalars.count, from + PIECE_MAX - 1)
-  if last == scalars.count then detached[operation] = nil end
+  count = scalars.count or count
+  local last = min(count, from + PIECE_MAX - 1)
+  if last == count then detached[operation] = nil end
   if from <= last then return true, unpack(scalars, from, last) end
 end
 

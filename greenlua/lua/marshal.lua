@@ -72,7 +72,8 @@ end
 local DOTS = {} -- shapes of 0 to 16 scalars
 for n = 0, 16 do DOTS[n] = rep(".", n) end
 
--- The arguments of an operation: their shape, and the list of their scalars with its `count`, or nil when there is none.
+-- The arguments of an operation: their shape, and the list of their scalars or nil when there is none. The list has a `count`, but for a
+-- shape of scalars alone, whose length is the count.
 -- Raises a sentence that names the argument.
 local function pack(name, ...)
   local n = select("#", ...)
@@ -88,10 +89,7 @@ local function pack(name, ...)
       end
       if kind == "string" then bytes = bytes + #values[i] end
     end
-    if plain and bytes <= BYTES_MAX then
-      values.count = n
-      return DOTS[n], values
-    end
+    if plain and bytes <= BYTES_MAX then return DOTS[n], values end
   end
   local state = { shape = {}, scalars = {}, n = 0, m = 0, bytes = 0 }
   for i = 1, n do
