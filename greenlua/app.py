@@ -48,8 +48,8 @@ StartResponse = Callable[..., Any]
 
 METHODS = frozenset(COMBINED_METHODS)
 _LUA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_LUA_KEYWORDS = frozenset(
-    "and break do else elseif end false for function global goto if in local nil not or repeat return then true until while".split()
+_LUA_KEYWORDS = re.compile(
+    "and|break|do|else|elseif|end|false|for|function|global|goto|if|in|local|nil|not|or|repeat|return|then|true|until|while"
 )
 # Of the operating system's thread: under monkey-patching the usual one counts greenlets.
 get_thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
@@ -231,7 +231,7 @@ class LuaApp:
         if self._loaded is not None:
             raise ConfigurationError(f"expose {name!r} before the app is started; its Lua is loaded already")
         parts = name.split(".")
-        if not all(_LUA_NAME.fullmatch(part) and part not in _LUA_KEYWORDS for part in parts):
+        if not all(_LUA_NAME.fullmatch(part) and not _LUA_KEYWORDS.fullmatch(part) for part in parts):
             raise ConfigurationError(f"{name!r} is no Lua name: letters, digits and _, joined by dots, and no keyword")
         for other in self._exposed:
             if other == name or other.startswith(f"{name}.") or name.startswith(f"{other}."):

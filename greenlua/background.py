@@ -1,7 +1,7 @@
 """Background work: timers, what runs at the start and at the stop, and what requests leave to be done after their answers.
 
-Each is a Job, run by the Lua greenlet like a request, with a deadline of its own. Failures are logged and counted; a timer never runs
-twice at once. Uses gevent, errors, messages, routes.
+Each is a Job, run by the Lua greenlet like a request, with a deadline of its own. Failures are logged and counted; a timer never
+runs twice at once. Uses gevent, errors, messages, routes.
 """
 
 from __future__ import annotations

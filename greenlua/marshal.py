@@ -125,7 +125,7 @@ def _replaced(value: Any) -> Any:
 class _BadBytes(bytes):
     """A string that is not UTF-8, and as a key at least something."""
 
-    def decode(self, *_: Any) -> str:  # type: ignore[override]
+    def decode(self, *_: Any) -> str:
         return _Bad(super().decode(errors="replace"))
 
 

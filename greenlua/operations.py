@@ -1,8 +1,8 @@
 """Operations: what a handler may wait for, performed outside the VM.
 
 A Lua call such as ``sleep(0.1)`` or an exposed function yields an Operation. It is started here, and its end goes back through the
-channel as a Resume. Functions run on greenlets of their own, which are reused. ``start``, ``cancel`` and ``stop`` are called by the Lua
-greenlet and never switch. Uses gevent, marshal, messages.
+channel as a Resume. Functions run on greenlets of their own, which are reused. ``start``, ``cancel`` and ``stop`` are called by the
+Lua greenlet and never switch. Uses gevent, marshal, messages.
 """
 
 from __future__ import annotations
@@ -176,10 +176,8 @@ class Operations:
         operation.worker = me
         try:
             arguments = decode(operation.shape, operation.scalars, exposed.strings)
-            if exposed.blocking:
-                result = self._hub.threadpool.apply(exposed.function, arguments)
-            else:
-                result = exposed.function(*arguments)
+            function = exposed.function
+            result = self._hub.threadpool.apply(function, arguments) if exposed.blocking else function(*arguments)
             shape, scalars = _encode(operation.name, result, self._integers)
         except GreenletExit:
             self.fail(

@@ -20,8 +20,8 @@ from greenlua.dispatcher import log_failure
 from greenlua.errors import ClientError, OverloadError
 from greenlua.fields import to_lua
 from greenlua.messages import Call, Reply
-from greenlua.routes import Route
 from greenlua.operations import Operations
+from greenlua.routes import Route
 from greenlua.settings import Settings
 from greenlua.slots import SlotPool
 from greenlua.streams import Incoming
@@ -84,8 +84,8 @@ class Responder:
 
 
 class LuaResource:
-    """The Falcon resource of one template. ``numbers`` gives the handler of each method, ``streamed`` the handlers that read the body in
-    pieces, and ``fields`` the names in the template, for app.py's direct way."""
+    """The Falcon resource of one template. ``numbers`` gives the handler of each method, ``streamed`` those that read the body
+    in pieces, and ``fields`` the names in the template, for app.py's direct way."""
 
     def __init__(self, methods: dict[str, Route], responder: Responder) -> None:
         self.numbers = {method: route.number for method, route in methods.items()}

@@ -1,7 +1,8 @@
 """Answers that leave in pieces, and bodies that come in pieces: between a request's greenlet and the Lua greenlet.
 
-`Outgoing` is what Lua writes and the server sends; `Incoming` is what the request's greenlet reads for Lua, since only that one may
-touch its connection. Both are bounded: whoever is too fast waits. Uses gevent, errors, marshal, messages, bodies, operations, slots.
+`Outgoing` is what Lua writes and the server sends; `Incoming` is what the request's greenlet reads for Lua, since only that one
+may touch its connection. Both are bounded: whoever is too fast waits. Uses gevent, errors, marshal, messages, bodies, operations,
+slots.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ def register(operations: Operations, pool: SlotPool, timeout: float) -> None:
         # Otherwise nobody waits any more, and the cancellation of this request is on its way.
 
     def write(operation: Operation) -> None:
-        operation.owner.call.outgoing.write(operation)
+        call: Any = operation.owner.call  # of a request: `begin` came first
+        call.outgoing.write(operation)
 
     def read(operation: Operation) -> None:
         incoming = getattr(operation.owner.call, "incoming", None)

@@ -156,7 +156,7 @@ class VM:
 
     def jobs(self) -> list[JobRule]:
         """The background work that the app declares, in the order of declaration."""
-        rules = []
+        rules: list[JobRule] = []
         while (found := self._describe_job(len(rules) + 1)) is not None:
             number, kind, name, place, seconds, timeout, once = found
             rules.append(

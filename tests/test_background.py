@@ -52,7 +52,8 @@ def test_a_timer_runs_again_and_again(make: Any, lua: str) -> None:
 
 
 def test_a_timer_never_runs_twice_at_once(make: Any) -> None:
-    body = "app:every(0.01, function() inside = (inside or 0) + 1 most = math.max(most or 0, inside) sleep(0.05) inside = inside - 1"
+    body = "app:every(0.01, function() inside = (inside or 0) + 1 most = math.max(most or 0, inside)"
+    body += " sleep(0.05) inside = inside - 1"
     asked, app = make(TRACE + body + " trace[#trace + 1] = most end)")
     app.start()
     wait_until(lambda: len(asked.get("/").json) >= 3)
@@ -171,7 +172,11 @@ end)"""
 
 
 def test_a_field_that_deferred_work_touches_late_is_gone_and_never_anothers(make: Any) -> None:
-    body = "app:get('/d', function(ctx) ctx:defer(function() sleep(0.05) trace[1] = select(2, pcall(function() return ctx.path end)) end) return 'x' end)"
+    body = """
+app:get('/d', function(ctx)
+  ctx:defer(function() sleep(0.05) trace[1] = select(2, pcall(function() return ctx.path end)) end)
+  return 'x'
+end)"""
     asked, _ = make(TRACE + body)
     asked.get("/d")
     wait_until(lambda: asked.get("/").json)  # takes the slot, again and again

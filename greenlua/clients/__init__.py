@@ -24,7 +24,7 @@ class Client(Protocol):
     """The extra of the package that brings its library, or "" where none is needed."""
 
     operations: dict[str, Callable[..., Any]]
-    """What Lua may perform, by name. Each call runs on a greenlet of its own and may block in any library that gevent has patched."""
+    """What Lua may perform, by name. Each call runs on a greenlet of its own and may block where gevent has patched."""
 
     callables: dict[str, Callable[..., Any]]
     """What Lua may call directly: plain computing on bytes, numbers and booleans. Never switches greenlets."""
@@ -57,11 +57,12 @@ class Clients:
         client = self._open.get(name)
         if client is None:
             module = import_module(f"greenlua.clients.{name}")
+            extra = module.Client.EXTRA
             try:
                 client = self._open[name] = module.Client(self._settings, self._folder)
             except ImportError as error:
                 raise ConfigurationError(
-                    f"greenlua.{name} needs a library that is not installed ({error}); pip install 'greenlua[{module.Client.EXTRA}]'"
+                    f"greenlua.{name} needs a library that is not installed ({error}): pip install 'greenlua[{extra}]'"
                 ) from None
         return client
 
