@@ -33,6 +33,7 @@ PRELUDE = (
     "pool",
     "context",
     "engine",
+    "operations",
     "tasks",
     "streams",
     "background",

@@ -1,4 +1,4 @@
--- greenlua.crypto: random bytes, UUIDs, digests, encodings of bytes, password hashes. Uses engine, errors, crypto.py.
+-- greenlua.crypto: random bytes, UUIDs, digests, encodings of bytes, password hashes. Uses operations, errors, crypto.py.
 -- Rules: what a program gets wrong (types, sizes, unknown names) is raised at its place; text that cannot be decoded is
 -- nil and a reason. All is computed at once, but for password.*, which waits.
 
@@ -6,7 +6,7 @@ local prelude, host = ...
 
 local concat, find, format, gmatch = table.concat, string.find, string.format, string.gmatch
 local setmetatable, tostring, type = setmetatable, tostring, type
-local perform = prelude.engine.perform
+local perform = prelude.operations.perform
 local nearest, raise = prelude.errors.nearest, prelude.errors.raise
 
 local TEXT_MAX = 16 * 1024 * 1024 -- bytes; a digest of so much holds up the VM for some tens of milliseconds

@@ -1,6 +1,6 @@
 -- greenlua.http: requests to other HTTP servers; the handler is parked until the whole answer is there.
 -- Checks what the program gave and makes the answer's table; http.py sends, follows redirects and keeps the bounds.
--- Uses errors, values, json_encode, json_decode, engine. Rules: any HTTP status is an answer; what a program must expect of a network is
+-- Uses errors, values, json_encode, json_decode, operations. Rules: any HTTP status is an answer; what a program must expect of a network is
 -- nil and a sentence; what it did wrong is raised with its place.
 
 local prelude = ...
@@ -9,7 +9,7 @@ local byte, concat, find, format, gsub, lower, sort, upper =
   string.byte, table.concat, string.find, string.format, string.gsub, string.lower, table.sort, string.upper
 local floor, next, rawequal, rawget, setmetatable, tostring, type =
   math.floor, next, rawequal, rawget, setmetatable, tostring, type
-local perform = prelude.engine.perform
+local perform = prelude.operations.perform
 local nearest, raise = prelude.errors.nearest, prelude.errors.raise
 local try_decode, try_encode = prelude.json_decode.try_decode, prelude.json_encode.try_encode
 local OPAQUE, array, null = prelude.values.OPAQUE, prelude.values.array, prelude.values.null

@@ -1,5 +1,5 @@
 -- greenlua.redis: any command of Redis, pipelines and transactions, and subscriptions. The Python half is clients/redis.py.
--- Uses errors, values, engine. Rules: arguments are checked here, where user code stands; a named helper is redis.call with
+-- Uses errors, values, operations. Rules: arguments are checked here, where user code stands; a named helper is redis.call with
 -- its name and nothing else, except `set`, which takes options, and `hgetall`, which gives a table by name; a subscription
 -- ends with its task.
 
@@ -10,7 +10,7 @@ local error, ipairs, next, pcall, select, setmetatable, tostring, type =
 local find, gmatch, upper = string.find, string.gmatch, string.upper
 local concat, unpack = table.concat, table.unpack or unpack
 local huge = math.huge
-local perform, detach, guard = prelude.engine.perform, prelude.engine.detach, prelude.engine.guard
+local perform, detach, guard = prelude.operations.perform, prelude.operations.detach, prelude.operations.guard
 local nearest, raise = prelude.errors.nearest, prelude.errors.raise
 local Array, array, OPAQUE = prelude.values.Array, prelude.values.array, prelude.values.OPAQUE
 local getmetatable = prelude.getmetatable

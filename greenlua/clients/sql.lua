@@ -1,5 +1,5 @@
 -- greenlua.sql: statements with named parameters on SQLite or PostgreSQL, and transactions. The Python half is clients/sql.py.
--- Uses errors, failures, values, marshal, engine. Rules: parameters are never part of a statement's text; a transaction ends with its
+-- Uses errors, failures, values, marshal, operations. Rules: parameters are never part of a statement's text; a transaction ends with its
 -- function, however that ends: its number is chosen here and guarded before it begins, so that a request which is cancelled in between
 -- leaves nothing open.
 
@@ -7,7 +7,7 @@ local prelude = ...
 
 local error, next, pcall, rawequal, setmetatable, type, xpcall = error, next, pcall, rawequal, setmetatable, type, xpcall
 local concat, format, gsub, match, sort = table.concat, string.format, string.gsub, string.match, table.sort
-local detach, guard, perform = prelude.engine.detach, prelude.engine.guard, prelude.engine.perform
+local detach, guard, perform = prelude.operations.detach, prelude.operations.guard, prelude.operations.perform
 local catch, ensure_caught, rethrow = prelude.failures.catch, prelude.failures.ensure_caught, prelude.failures.rethrow
 local getmetatable, raise = prelude.getmetatable, prelude.errors.raise
 local null, Array, OPAQUE = prelude.values.null, prelude.values.Array, prelude.values.OPAQUE

@@ -1,5 +1,5 @@
 -- greenlua.store: values with a time to live that all requests share, in this process or, through Redis, in several.
--- Uses errors, failures, json, engine, tasks. The Python half is clients/store.py. Rules: the same calls on both backends;
+-- Uses errors, failures, json, engine, operations, tasks. The Python half is clients/store.py. Rules: the same calls on both backends;
 -- values are JSON on their way, so that what comes back is a copy; in memory a call is direct and never waits, on Redis it is
 -- an operation; waiting for a lock is done here, by sleeping between tries, so that no operation is held up by it.
 
@@ -35,7 +35,7 @@ end
 local function backend(name)
   local call, operation = direct[name], "store." .. name
   if not call then
-    return function(...) return engine.perform(operation, ...) end
+    return function(...) return prelude.operations.perform(operation, ...) end
   end
   return function(...)
     local value, why = call(...)
@@ -163,7 +163,7 @@ end
 
 -- Calls f when this task is cancelled; nothing is cancelled where no request runs.
 local function guarded(f)
-  if engine.is_running() then return engine.guard(f) end
+  if engine.is_running() then return prelude.operations.guard(f) end
   return function() end
 end
 
@@ -172,7 +172,7 @@ local function let_go(key, token)
   if direct.release then
     pcall(direct.release, key, token)
   else
-    engine.detach("store.release", key, token)
+    prelude.operations.detach("store.release", key, token)
   end
 end
 

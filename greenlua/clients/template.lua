@@ -1,11 +1,11 @@
--- greenlua.template: pages from Jinja2 templates. Uses engine, errors, values; template.py renders.
+-- greenlua.template: pages from Jinja2 templates. Uses operations, errors, values; template.py renders.
 -- Rules: both calls wait. What a program gets wrong in a call is raised at its place; what fails in a template is an
 -- error object whose message begins with template and line.
 
 local prelude = ...
 
 local next, rawequal, type = next, rawequal, type
-local perform = prelude.engine.perform
+local perform = prelude.operations.perform
 local raise = prelude.errors.raise
 local null = prelude.values.null
 

@@ -15,10 +15,10 @@ local pcall, setmetatable, type = pcall, setmetatable, type
 local collectgarbage, math, next = collectgarbage, math, next
 local min, select, unpack = math.min, select, table.unpack or unpack
 local Context, define_template = prelude.context.Context, prelude.context.define_template
-local make_error, raise, throw = prelude.errors.make_error, prelude.errors.raise, prelude.errors.throw
+local make_error, raise = prelude.errors.make_error, prelude.errors.raise
 local catch_in, describe, is_caught = prelude.failures.catch_in, prelude.failures.describe, prelude.failures.is_caught
 local finish = prelude.response.finish
-local pack, unpack_value = prelude.marshal.pack, prelude.marshal.unpack_value
+local unpack_value = prelude.marshal.unpack_value
 local EVENTS, emit = prelude.outbox.EVENTS, prelude.outbox.emit
 local DONE, OPERATION, nesting = prelude.pool.DONE, prelude.pool.OPERATION, prelude.pool.nesting
 local borrow, close_all, give_back = prelude.pool.borrow, prelude.pool.close_all, prelude.pool.give_back
@@ -341,31 +341,11 @@ local function pause(seconds)
   if not ok then return value end
 end
 
--- Asks Python for something that may take time, and parks the coroutine until it is there: one value.
--- Raises what went wrong, at the place of the user code that asked.
-local function perform(name, ...)
-  check_can_wait(name)
-  local ok, value = yield(OPERATION, name, pack(name, ...))
-  if not ok then throw(value) end
-  return value
-end
-
--- The same without waiting and without a result; works also where nothing can wait.
-local function detach(name, ...)
-  local shape, scalars = pack(name, ...)
+-- An operation that nobody waits for.
+local function detach(name, shape, scalars)
   operations = operations + 1
   detached[operations] = scalars or { count = 0 }
   emit(OPERATION_EVENT, index_now, generation_now, operations, name, shape)
-end
-
--- Calls f when the task that runs now ends while the guard is held. f must not wait. Gives the function that releases it.
-local function guard(f)
-  local task = current()
-  local guards = task.guards or {}
-  task.guards = guards
-  local function guarded() f() end
-  guards[guarded] = true
-  return function() guards[guarded] = nil end
 end
 
 local function statistics()
@@ -389,11 +369,8 @@ return {
   launch = launch,
   pause = pause,
   task_count = function() return task_count end,
-  -- clients
   detach = detach,
-  guard = guard,
   is_running = function() return co_now ~= nil end,
-  perform = perform,
   -- for vm.py
   start = start,
   resume = resume,

@@ -1,5 +1,5 @@
 -- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed.
--- Uses errors, luajit, json, response, failures, engine, tasks, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
+-- Uses errors, luajit, json, response, failures, engine, operations, tasks, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
 
 local prelude, host = ...
 
@@ -228,7 +228,7 @@ local function expose(name)
     at = inner
   end
   if at[path[#path]] ~= nil then return format("the exposed function %s would replace what is there already", name) end
-  at[path[#path]] = function(...) return engine.perform(name, ...) end
+  at[path[#path]] = function(...) return prelude.operations.perform(name, ...) end
   exposed[path[1]] = true
 end
 

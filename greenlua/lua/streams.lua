@@ -1,5 +1,5 @@
 -- Answers that leave in pieces (response.stream, response.sse), and bodies that are read in pieces (ctx:read).
--- Uses errors, values, json_encode, response, context, engine. A stream begins when its head is written; from then on its function runs as
+-- Uses errors, values, json_encode, response, context, engine, operations. A stream begins when its head is written; from then on its function runs as
 -- the rest of the request, and parks where the client reads too slowly.
 
 local prelude = ...
@@ -9,7 +9,7 @@ local error, find, floor, gmatch, gsub, tostring, type =
 local concat, next = table.concat, next
 local engine, raise, response = prelude.engine, prelude.errors.raise, prelude.response
 local encode = prelude.json_encode.encode
-local perform = engine.perform
+local perform = prelude.operations.perform
 
 local READ_DEFAULT, READ_MAX = 65536, 1048576 -- bytes that one ctx:read gives
 
