@@ -35,8 +35,18 @@ app:get("/sleep/{seconds:float}", function(ctx)
 end)
 app:get("/sleeping", function() return { sleeping = sleeping } end)
 
+-- Where the test's program exposes a function of Python, what is waited for comes through that.
+local give_back = echo or function(value) sleep(0.001) return value end
+
 app:get("/own/{id}/{turns:int}", function(ctx)
-  for _ = 1, ctx.params.turns do sleep(0.001) end
+  for turn = 1, ctx.params.turns do
+    if turn % 2 == 1 then
+      sleep(0.001)
+    else
+      local id, own = wait(spawn(give_back, ctx.params.id), spawn(timeout, 60, give_back, { ctx.query.own }))
+      if id ~= ctx.params.id or own[1] ~= ctx.query.own then return "crossed: " .. id .. " " .. own[1] end
+    end
+  end
   return response.text(ctx.params.id .. " " .. ctx.headers.x_own .. " " .. ctx.query.own)
 end)
 

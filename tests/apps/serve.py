@@ -23,6 +23,16 @@ logging.basicConfig(level=logging.INFO)
 app = greenlua.create_app(PATH)
 
 
+if WAY in ("pywsgi", "flask"):
+
+    @app.expose("echo")
+    def echo(value: Any) -> Any:
+        from gevent import sleep
+
+        sleep(0.001)
+        return value
+
+
 class Statistics:
     def on_get(self, req: Any, resp: Any) -> None:
         resp.media = app.statistics()
