@@ -80,7 +80,9 @@ class Serving:
         self.responder = Responder(self.pool, self.channel, self.operations, folder, settings)
         router.set_lua_routes(self.table, lambda methods: LuaResource(methods, self.responder), settings.lua)
         self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, self.operations, settings.batch_max)
-        self.background = Background(self.vm.jobs(), self.channel.post, settings.request_timeout, self._claim)
+        self.background = Background(
+            self.vm.jobs(), self.channel.post, settings.request_timeout, self._claim, lambda: bool(settings.store_url)
+        )
         self.dispatcher.defer = self.background.defer
         self.dispatcher.publish()  # what the app logged while it loaded
         self.dispatcher.start()

@@ -32,6 +32,7 @@ class Background:
         post: takes messages to the Lua greenlet; must not switch greenlets.
         timeout: seconds that a run may take whose rule does not say.
         claim: for timers that run once across workers: whether this process is to run it, by a key and seconds.
+        shared: whether the store, which is asked for that, is one of all processes.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Background:
         post: Callable[[Any], None],
         timeout: float,
         claim: Callable[[str, float], bool],
+        shared: Callable[[], bool],
     ) -> None:
         self._rules = rules
         self._post = post
         self._timeout = timeout
         self._claim = claim
+        self._shared = shared
         self._timers: list[gevent.Greenlet] = []
         self._last_index = 0
         self._deferred: deque[Job] = deque()  # those that wait for their turn
@@ -64,7 +67,15 @@ class Background:
             if failure is not None:
                 text = f"{rule.place}: app:on_start failed: {failure.message or failure.detail}"
                 raise ConfigurationError(f"{text}\n{failure.traceback}" if failure.traceback else text)
-        self._timers = [gevent.spawn(self._tick, rule) for rule in self._of("every")]
+        timers = self._of("every")
+        alone = [rule.name for rule in timers if rule.once]
+        if alone and not self._shared():
+            log.warning(
+                "once_across_workers (%s) needs a store that the workers share: each process has its own while the setting"
+                " store_url is empty",
+                ", ".join(alone),
+            )
+        self._timers = [gevent.spawn(self._tick, rule) for rule in timers]
 
     def stop(self, timeout: float) -> None:
         """Ends the timers, waits up to ``timeout`` seconds for deferred work, and runs what is to run at the stop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from greenlua.app import LuaApp, create_app
 from greenlua.errors import ConfigurationError
 from greenlua.testing import client, serve
+from tests.clients.redis_server import running_redis
 
 Write = Callable[..., Path]
 
@@ -234,6 +236,36 @@ def test_a_real_server_runs_them_and_waits_for_deferred_work(write: Write, worke
         assert server.log.count("deferred") == 1
         assert server.log.count("on_stop") == int(workers)
         assert server.log.index("deferred") < server.log.rindex("on_stop")
+
+
+ONCE = """
+local store = require "greenlua.store"
+local app = greenlua.app {}
+app:every(0.2, "once", { once_across_workers = true }, function() store.incr("once") end)
+app:every(0.2, "each", function() store.incr("each") end)
+app:get("/", function() return { once = store.get("once") or 0, each = store.get("each") or 0 } end)
+return app
+"""
+
+
+def test_a_timer_runs_once_across_workers(write: Write, tmp_path: Path) -> None:
+    with (
+        running_redis(tmp_path) as redis,
+        serve(write(ONCE), "--workers", "3", environ={"GREENLUA_STORE_URL": redis.url}) as server,
+    ):
+        deadline = time.monotonic() + 30
+        while (counts := json.load(urllib.request.urlopen(server.url)))["each"] < 30:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        # Three workers count in "each", one at a time in "once"; at most one more where a claim ran out between two.
+        assert counts["each"] / 3 * 0.5 <= counts["once"] <= counts["each"] / 3 * 1.5
+        assert "needs a store that the workers share" not in server.log
+
+
+def test_once_across_workers_without_a_shared_store_is_warned_of(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    _, app = make("app:every(5, 'mine', { once_across_workers = true }, function() end)")
+    app.start()
+    assert any("once_across_workers (mine) needs a store" in record.getMessage() for record in caplog.records)
 
 
 def test_check_runs_no_background_work(write: Write) -> None:

@@ -29,6 +29,7 @@ import greenlua.errors
 import greenlua.testing
 from greenlua import LuaApp, create_app
 from greenlua.cli import main
+from greenlua.clients import NAMES
 from greenlua.settings import Settings, load_settings
 from greenlua.slots import FREE, TRANSITIONS
 from greenlua.testing import ServerProcess, client, serve
@@ -432,6 +433,45 @@ def test_editor_types_are_lua(write: Write) -> None:
     source = (LUA / "greenlua.d.lua").read_text()
     with loaded(write(f"local app = greenlua.app {{}}\nassert(load([==[{source}]==]))\nreturn app\n")):
         pass
+
+
+CLIENTS_APP = """
+local app = greenlua.app {}
+local modules = {}
+for _, name in ipairs { "crypto", "http", "jwt", "redis", "sql", "store", "template" } do
+  modules[name] = require("greenlua." .. name)
+end
+app:get("/", function()
+  local names = {}
+  for module, functions in pairs(modules) do
+    names[module] = {}
+    for name in pairs(functions) do table.insert(names[module], name) end
+  end
+  return names
+end)
+return app
+"""
+CLIENT_PAGES = {name: "http-client" if name == "http" else name for name in NAMES}
+
+
+def test_pages_and_types_of_the_clients_name_everything(write: Write) -> None:
+    with loaded(write(CLIENTS_APP)) as app:
+        found: dict[str, list[str]] = client(app).get("/").json
+    assert sorted(found) == sorted(NAMES)
+    for module, names in found.items():
+        page = (ROOT / "docs" / f"{CLIENT_PAGES[module]}.md").read_text()
+        types = (ROOT / "greenlua" / "clients" / f"{module}.d.lua").read_text()
+        assert types.startswith(f"---@meta greenlua.{module}\n")
+        assert names, module
+        assert [name for name in names if not re.search(rf"\b{name}\b", page)] == [], module
+        typed = [
+            name
+            for name in names
+            if re.search(rf"^function \w+\.{name}\(|\b{module}\.{name}\b|---@field {name}\b", types, re.M)
+        ]
+        assert sorted(typed) == sorted(names), module
+        functions = set(re.findall(rf"^function {module}\.(\w+)\(", types, re.MULTILINE))
+        assert functions <= set(names), module
 
 
 # ------------------------------------------------------------ names of the Python API

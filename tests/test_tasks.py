@@ -230,6 +230,20 @@ def test_a_close_value_of_a_request_that_is_over_can_neither_wait_nor_spawn(make
     ]
 
 
+@pytest.mark.parametrize("lua", ["5.4", "5.5"])
+def test_a_close_value_of_a_block_that_is_left_in_time_may_wait(make: Any, lua: str) -> None:
+    code = """
+do
+  local guard <close> = setmetatable({}, { __close = function() sleep(0.01) note(wait(spawn(later, 0.01, 'waited'))) end })
+  note('block')
+end
+note('behind')
+return 'done'"""
+    asked, _ = make(lua, code)
+    assert asked.get("/").text == "done"
+    assert asked.get("/trace").json == ["block", "waited", "behind"]
+
+
 def test_a_failure_that_nobody_asked_for_is_logged(make: Any, lua: str, caplog: pytest.LogCaptureFixture) -> None:
     asked, _ = make(lua, "spawn(error, 'unseen') sleep(0) return 'fine'")
     assert asked.get("/").text == "fine"
