@@ -1,4 +1,4 @@
-"""LuaApp: the WSGI callable, and the only place where the parts are put together.
+"""LuaApp: the WSGI callable, with its life from `load` to `stop`, and what Python adds to it.
 
 Rules: nothing that a fork could break (VM, greenlets) exists before the first request or `start` in a process; a request goes
 straight from the router to the Lua handler unless Falcon middleware was added; everything else is answered by Falcon.
@@ -21,26 +21,19 @@ import gevent
 from falcon.constants import COMBINED_METHODS
 from gevent._hub_local import get_hub_if_exists
 from gevent.lock import RLock
-from gevent.monkey import get_original
 
 from greenlua.answers import PROBLEM_TYPE, REQUEST_ID, problem, render_error
-from greenlua.background import Background
-from greenlua.channel import Channel
-from greenlua.clients import NAMES, Clients, source
-from greenlua.dispatcher import Dispatcher
 from greenlua.errors import ClientError, ConfigurationError, GreenluaError, OverloadError, ServerError
-from greenlua.fields import Fields, RequestIds, now
+from greenlua.fields import RequestIds
 from greenlua.http.access import Format
 from greenlua.http.limits import Limits
-from greenlua.marshal import BINARY, EITHER, TEXT
-from greenlua.operations import Exposed, Operations
-from greenlua.resource import LuaResource, Responder
+from greenlua.marshal import BINARY, TEXT
+from greenlua.operations import Exposed
+from greenlua.resource import LuaResource
 from greenlua.router import Router
 from greenlua.routes import RouteTable
+from greenlua.serving import Serving, get_thread_ident
 from greenlua.settings import Settings, load_settings
-from greenlua.slots import SlotPool
-from greenlua.streams import register
-from greenlua.vm import VM
 
 log = logging.getLogger("greenlua")
 
@@ -51,70 +44,11 @@ _LUA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _LUA_KEYWORDS = re.compile(
     "and|break|do|else|elseif|end|false|for|function|global|goto|if|in|local|nil|not|or|repeat|return|then|true|until|while"
 )
-# Of the operating system's thread: under monkey-patching the usual one counts greenlets.
-get_thread_ident: Callable[[], int] = get_original("_thread", "get_ident")
 
 _THREADED = (
     "greenlua runs on one thread, and this server calls it from several: use `greenlua run`, `gunicorn -k gevent`,"
     " gevent.pywsgi.WSGIServer, or a server with a single thread"
 )
-
-
-class Serving:
-    """What exists only in a process that serves: the VM, its greenlet, slots and channel."""
-
-    def __init__(self, path: Path, settings: Settings, router: Router, exposed: dict[str, Exposed]) -> None:
-        self.thread = get_thread_ident()
-        folder = path.parent.resolve()
-        self.channel = Channel(settings.queue_capacity)
-        self.pool = SlotPool(settings.slots, settings.request_timeout, self.channel.wake, self._abandoned)
-        fields = Fields(self.pool.slots)
-        host: dict[str, Callable[..., Any]] = {"fetch": fields.fetch, "fetch_header": fields.fetch_header, "now": now}
-        self._functions = {name.encode(): function for name, function in exposed.items()}
-        self.clients = Clients(settings, folder)
-        self.vm = VM(settings.lua, host, settings.dev, settings.tasks, exposed, NAMES, self._open_client)
-        rule = "warn" if settings.dev and settings.globals == "allow" else settings.globals
-        self.table = RouteTable(self.vm.load(path, rule))
-        self.operations = Operations(self.channel.post, self._functions, settings.operations, self.vm.integers)
-        register(self.operations, self.pool, settings.request_timeout)
-        self.responder = Responder(self.pool, self.channel, self.operations, folder, settings)
-        router.set_lua_routes(self.table, lambda methods: LuaResource(methods, self.responder), settings.lua)
-        self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, self.operations, settings.batch_max)
-        self.background = Background(
-            self.vm.jobs(), self.channel.post, settings.request_timeout, self._claim, lambda: bool(settings.store_url)
-        )
-        self.dispatcher.defer = self.background.defer
-        self.dispatcher.publish()  # what the app logged while it loaded
-        self.dispatcher.start()
-
-    def _open_client(self, name: str) -> tuple[bytes, dict[str, Callable[..., Any]]]:
-        client = self.clients.open(name)
-        for operation, function in client.operations.items():
-            self._functions[f"{name}.{operation}".encode()] = Exposed(function, EITHER, logged=False)
-        return source(name), client.callables
-
-    def _claim(self, key: str, seconds: float) -> bool:
-        store: Any = self.clients.open("store")
-        return bool(store.add_for(key, seconds))
-
-    def stop(self, timeout: float) -> None:
-        """Called when no request is inside any more."""
-        self.background.stop(timeout)
-        self.dispatcher.stop()
-        self.pool.stop()
-        self.clients.close()
-
-    def _abandoned(self, slot: Any) -> None:
-        self.dispatcher.abandoned(slot)
-
-    def statistics(self) -> dict[str, dict[str, int]]:
-        return {
-            "pool": self.pool.statistics(),
-            "channel": self.channel.statistics(),
-            "dispatcher": self.dispatcher.statistics(),
-            "background": self.background.statistics(),
-            "vm": self.dispatcher.inspect(),
-        }
 
 
 class FalconApp(falcon.App[falcon.Request, falcon.Response]):

@@ -32,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
     "files": set(),
     "answers": {"msgspec"},
     "resource": {"falcon"},
+    "serving": {"gevent"},
     "app": {"falcon", "gevent"},
     "server": {"gevent"},
     "run": {"click", "gevent", "gunicorn"},
