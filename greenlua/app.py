@@ -29,7 +29,7 @@ from greenlua.http.access import Format
 from greenlua.http.limits import Limits
 from greenlua.marshal import BINARY, TEXT
 from greenlua.operations import Exposed
-from greenlua.resource import LuaResource
+from greenlua.resource import STREAM_KEY, LuaResource
 from greenlua.router import Router
 from greenlua.routes import RouteTable
 from greenlua.serving import Serving, get_thread_ident
@@ -122,7 +122,14 @@ class LuaApp:
             status, headers, body = render_error(error, environ)
             start_response(status, headers)
             return body
-        return falcon_app(environ, _with_request_id(start_response, environ[REQUEST_ID]))
+        result: Any = None
+        try:
+            result = falcon_app(environ, _with_request_id(start_response, environ[REQUEST_ID]))
+        finally:
+            stream = environ.get(STREAM_KEY)
+            if stream is not None and result is not stream and hasattr(stream, "close"):
+                stream.close()  # middleware put another answer in its place, or failed
+        return result
 
     def _serve(self, environ: dict[str, Any]) -> Serving:
         """The first request in a process, or a request from the wrong thread."""
@@ -159,14 +166,18 @@ class LuaApp:
             ConfigurationError: the name is wrong or taken, or the app is loaded already.
         """
         if callable(name):
+            if function is not None:
+                raise ConfigurationError("expose takes the Lua name first, and then the function")
             return self.expose(name.__name__)(name)
         if function is None:
             return lambda decorated: self.expose(name, decorated, binary=binary, blocking=blocking)
         if not callable(function):
-            raise ConfigurationError(f"expose {name!r}: a {type(function).__name__} cannot be called")
+            raise ConfigurationError(f"expose {name!r} takes a function, and not {function!r}")
         if self._loaded is not None:
             raise ConfigurationError(f"expose {name!r} before the app is started; its Lua is loaded already")
         parts = name.split(".")
+        if name == "<lambda>":
+            raise ConfigurationError('a lambda has no name: give it one, as in app.expose("name", lambda: ...)')
         if not all(_LUA_NAME.fullmatch(part) and not _LUA_KEYWORDS.fullmatch(part) for part in parts):
             raise ConfigurationError(f"{name!r} is no Lua name: letters, digits and _, joined by dots, and no keyword")
         for other in self._exposed:

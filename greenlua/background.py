@@ -21,6 +21,7 @@ from greenlua.routes import JobRule
 
 log = logging.getLogger("greenlua")
 
+STOP_LEAST = 1.0
 RUNNING_MAX = 1024  # deferred functions that run at once; the others wait
 
 
@@ -49,10 +50,12 @@ class Background:
         self._claim = claim
         self._shared = shared
         self._timers: list[gevent.Greenlet] = []
+        self._started = False
+        self._deferred_running: dict[int, Job] = {}
         self._last_index = 0
         self._deferred: deque[Job] = deque()  # those that wait for their turn
         self._deadlines: dict[int, Any] = {}
-        self._runs = self._failures = self._running = 0
+        self._runs = self._failures = 0
 
     # ------------------------------------------------------------ its life; called by any greenlet but the Lua greenlet
 
@@ -63,10 +66,11 @@ class Background:
             ConfigurationError: one of them failed.
         """
         for rule in self._of("start"):
-            failure = self._run(rule)
+            failure = self._run(rule, rule.timeout or self._timeout)
             if failure is not None:
                 text = f"{rule.place}: app:on_start failed: {failure.message or failure.detail}"
                 raise ConfigurationError(f"{text}\n{failure.traceback}" if failure.traceback else text)
+        self._started = True
         timers = self._of("every")
         alone = [rule.name for rule in timers if rule.once]
         if alone and not self._shared():
@@ -78,13 +82,22 @@ class Background:
         self._timers = [gevent.spawn(self._tick, rule) for rule in timers]
 
     def stop(self, timeout: float) -> None:
-        """Ends the timers, waits up to ``timeout`` seconds for deferred work, and runs what is to run at the stop."""
+        """Ends the timers, waits for deferred work, and runs what is to run at the stop; all within ``timeout`` seconds.
+
+        What runs at the stop has STOP_LEAST seconds in any case. It runs only if all that was to run at the start did.
+        """
         gevent.killall(self._timers)
         deadline = monotonic() + timeout
-        while self._running and monotonic() < deadline:
+        while self._deferred_running and monotonic() < deadline:
             gevent.sleep(0.01)
-        for rule in self._of("stop"):
-            self._log(rule.name, {}, self._run(rule))
+        if self._deferred:
+            log.error("%d deferred functions were given up at the stop", len(self._deferred))
+            self._deferred.clear()
+        for job in self._deferred_running.values():
+            self._post(Cancel(job.index, job.generation))
+        for rule in self._of("stop") if self._started else []:
+            limit = min(rule.timeout or self._timeout, max(STOP_LEAST, deadline - monotonic()))
+            self._log(rule.name, {}, self._run(rule, limit))
 
     def _of(self, kind: str) -> list[JobRule]:
         return [rule for rule in self._rules if rule.kind == kind]
@@ -97,16 +110,16 @@ class Background:
             try:
                 # A little less than the interval, so that the same worker can claim the next run.
                 if not rule.once or self._claim(f"every:{rule.name}", rule.seconds * 0.9):
-                    self._log(rule.name, {}, self._run(rule))
-            except Exception:
+                    self._log(rule.name, {}, self._run(rule, rule.timeout or self._timeout))
+            except Exception as error:
                 self._failures += 1
-                log.exception("the timer %s could not run", rule.name)
+                log.error("the timer %s did not run: %s: %s", rule.name, type(error).__name__, error)
 
-    def _run(self, rule: JobRule) -> Failure | None:
+    def _run(self, rule: JobRule, timeout: float) -> Failure | None:
         """One run, waited for."""
         ended: AsyncResult[Failure | None] = AsyncResult()
         job = self._job(rule.number, rule.name, {}, ended.set)
-        self._begin(job, rule.timeout or self._timeout)
+        self._begin(job, timeout)
         try:
             return ended.get()
         except BaseException:  # the timer is killed: its run ends with it
@@ -118,18 +131,20 @@ class Background:
     def defer(self, number: int, environ: dict[str, Any]) -> None:
         """Runs a function that a request has left, when there is a place for it."""
         job = self._job(number, "ctx:defer", environ, lambda failure: self._deferred_done(job, failure))
-        if self._running < RUNNING_MAX:
-            self._running += 1
-            self._begin(job, self._timeout)
+        if len(self._deferred_running) < RUNNING_MAX:
+            self._begin_deferred(job)
         else:
             self._deferred.append(job)
 
+    def _begin_deferred(self, job: Job) -> None:
+        self._deferred_running[job.index] = job
+        self._begin(job, self._timeout)
+
     def _deferred_done(self, job: Job, failure: Failure | None) -> None:
         self._log(job.name, job.environ, failure)
+        del self._deferred_running[job.index]
         if self._deferred:
-            self._begin(self._deferred.popleft(), self._timeout)
-        else:
-            self._running -= 1
+            self._begin_deferred(self._deferred.popleft())
 
     # ------------------------------------------------------------ one job
 
@@ -169,5 +184,5 @@ class Background:
         return {
             "runs": self._runs,
             "failures": self._failures,
-            "deferred": self._running + len(self._deferred),
+            "deferred": len(self._deferred_running) + len(self._deferred),
         }

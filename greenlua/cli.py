@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import traceback
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import greenlua
-from greenlua.errors import ConfigurationError
+from greenlua.errors import ConfigurationError, GreenluaError
 
 if TYPE_CHECKING:
     from greenlua.app import LuaApp
@@ -238,14 +239,20 @@ def _extend(app: LuaApp, extension: str) -> None:
         raise _Wrong(f"--extend takes the name of a module, not a file: {Path(name).stem}, not {name}")
     try:
         module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name not in (name, name.partition(".")[0]):
-            raise  # of something that the module imports
-        raise _Wrong(f"--extend {extension}: there is no module {error.name!r} here or installed") from None
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise _Wrong(f"--extend {extension}: the module {name} has no function {attribute}(app)")
-    function(app)
+        function = getattr(module, attribute, None)
+        if not callable(function):
+            raise _Wrong(f"--extend {extension}: the module {name} has no function {attribute}(app)")
+        function(app)
+    except (GreenluaError, click.ClickException):
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in (name, name.partition(".")[0]):
+            where = f"in {os.getcwd()} or installed"
+            raise _Wrong(f"--extend {extension}: there is no module {error.name!r} {where}") from None
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours
+        theirs = [frame for frame in frames if "importlib" not in frame.filename]
+        lines = "".join(traceback.format_list(theirs) + traceback.format_exception_only(error))
+        raise _Wrong(f"--extend {extension} failed:\n{lines.rstrip()}") from None
 
 
 def _load(path: str, settings: dict[str, Any], extensions: tuple[str, ...]) -> LuaApp:

@@ -14,6 +14,7 @@ import gevent
 from gevent.event import AsyncResult
 
 from greenlua.channel import Channel, Message
+from greenlua.errors import Bug
 from greenlua.messages import (
     EVENT_CANCEL,
     EVENT_DEFER,
@@ -74,7 +75,13 @@ class Dispatcher:
         self._greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
-        """Ends the Lua greenlet and every operation under way. Called when no request is inside any more."""
+        """Closes what still waits in Lua, with its ``<close>`` values, and ends every operation and the Lua greenlet."""
+        for slot in self._pool.slots:
+            if slot.state in (WAITING, EXPIRED, STREAMING, ABANDONED):
+                self._channel.post(Cancel(slot.index, slot.generation))
+        for job in self._jobs.values():
+            self._channel.post(Cancel(job.index, job.generation))
+        self.inspect()  # comes behind them in the same lane
         self._operations.stop()
         if self._greenlet is not None:
             self._greenlet.kill()
@@ -112,12 +119,12 @@ class Dispatcher:
             slot.call = message
             answer = self._vm.start(slot.index, slot.generation, message.number, *message.params)
             if answer is not None:
-                self._settle(slot, answer)
+                self._settle(slot, slot.generation, answer)
         elif isinstance(message, Resume):
             operation = message.operation
             answer = self._vm.resume(operation.number, message.ok, message.shape, message.scalars)
             if answer is not None:
-                self._settle(operation.owner, answer)
+                self._settle(operation.owner, operation.generation, answer)
         elif isinstance(message, Cancel):
             if self._vm.cancel(message.index, message.generation):  # otherwise it is still queued, or has just ended
                 self._given_up(message.index)
@@ -126,17 +133,22 @@ class Dispatcher:
             self._jobs[job.index] = job
             answer = self._vm.start(job.index, job.generation, job.number)
             if answer is not None:
-                self._settle(job, answer)
+                self._settle(job, job.generation, answer)
         else:
             message.answer.set(self._vm.statistics())
 
-    def _settle(self, owner: Slot | Job, answer: tuple[Any, Any, Any]) -> None:
+    def _settle(self, owner: Slot | Job, generation: int, answer: tuple[Any, Any, Any]) -> None:
         status, head, body = answer
+        if owner.generation != generation:
+            raise Bug(f"{owner!r} got the answer of generation {generation}")
         if status is not False and isinstance(owner, Slot):
             self._served += 1
-            if status == STREAMED:
-                owner.call.outgoing.finish(failed=False)
-            self._pool.fill(owner, owner.generation, Reply(status, head, body))
+            outgoing = owner.call.outgoing
+            if outgoing is not None:
+                outgoing.finish(failed=status != STREAMED)
+                if status != STREAMED:
+                    log_failure(owner.call.environ, f"a response ({status}) was thrown after the answer had begun", "")
+            self._pool.fill(owner, generation, Reply(status, head, body))
             return
         failure = None
         if status is False:
@@ -150,7 +162,7 @@ class Dispatcher:
         call = owner.call
         if call.outgoing is not None:
             call.outgoing.finish(failed=True)
-        if not self._pool.fill(owner, owner.generation, failure):
+        if not self._pool.fill(owner, generation, failure):
             log_failure(call.environ, failure.message, failure.traceback)
 
     def _given_up(self, index: int) -> None:
@@ -170,10 +182,13 @@ class Dispatcher:
             owner = message.slot
         elif isinstance(message, Resume):
             owner = message.operation.owner
+            if owner.generation != message.operation.generation:
+                return
         elif isinstance(message, Work):
             owner = message.job
         else:
             return
+        self._vm.recover(owner.index, owner.generation)
         failure = Failure(500, "a bug in greenlua; the log has it")
         if isinstance(owner, Job):
             if self._jobs.pop(owner.index, None) is not None:
@@ -199,7 +214,7 @@ class Dispatcher:
         owner: Slot | Job | None = self._pool.slots[index] if index >= 0 else self._jobs.get(index)
         if kind == EVENT_OPERATION:
             if owner is not None:
-                self._start(owner, c, d, e)
+                self._start(owner, generation, c, d, e)
             return
         if kind == EVENT_CANCEL:
             self._operations.cancel(c)
@@ -217,12 +232,12 @@ class Dispatcher:
             request_id = environ.get("greenlua.request_id")
             app_log.log(_LEVELS[c], "%s%s", text, f" [{request_id}]" if request_id else "")
 
-    def _start(self, owner: Slot | Job, number: int, name: bytes, shape: Any) -> None:
+    def _start(self, owner: Slot | Job, generation: int, number: int, name: bytes, shape: Any) -> None:
         """``shape`` is that of the arguments, or the number which is the only one."""
         scalars = self._vm.arguments(number, shape) if type(shape) is bytes else [shape]
         if scalars is None:
             return  # cancelled in the same batch
-        operation = Operation(owner, number, name, shape, scalars)
+        operation = Operation(owner, generation, number, name, shape, scalars)
         try:
             self._operations.start(operation)
         except Exception as error:

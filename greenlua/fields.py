@@ -56,7 +56,7 @@ class Fields:
         try:
             slot = self._slots[index]
             call = slot.call
-            if slot.generation != generation or call is None:
+            if slot.generation != generation or call is None or index < 0:  # a negative one is of background work
                 return ENDED
             if call.body is None and name in (b"body", b"multipart"):
                 return STREAMED_BODY
@@ -69,7 +69,7 @@ class Fields:
         try:
             slot = self._slots[index]
             call = slot.call
-            if slot.generation != generation or call is None:
+            if slot.generation != generation or call is None or index < 0:
                 return ENDED
             key = self._keys.get(name)
             if key is None:

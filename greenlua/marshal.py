@@ -203,7 +203,7 @@ class _Writer:
             self.shape += b"{"
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise MarshalError(f"it has a {type(key).__name__} as a key; keys are text")
+                    raise MarshalError(f"it has a key of the type {type(key).__name__}; keys are text")
                 self.scalars.append(self.scalar(key))
                 self._down(item, depth, f".{key}")
             self.shape += b"}"
@@ -254,6 +254,8 @@ class _Writer:
                 return value
             return self._unusual(value)
         except MarshalError as error:
+            if not step:
+                raise
             raise MarshalError(step + _joined(str(error))) from None
 
     def _unusual(self, value: Any) -> Any:
@@ -267,7 +269,7 @@ class _Writer:
         if isinstance(value, bytes | bytearray | memoryview):
             self._count(len(value))
             return bytes(value)
-        raise MarshalError(f"it is a {type(value).__name__}, which Lua does not have")
+        raise MarshalError(f"it is of the type {type(value).__name__}, which Lua does not have")
 
     def _count(self, size: int) -> None:
         self._bytes += size
@@ -291,4 +293,4 @@ class _Writer:
 
 def _joined(reason: str) -> str:
     """A place and a reason, or a place within a place."""
-    return reason if reason.startswith((".", "[", ": ")) else f": {reason}"
+    return reason if reason.startswith((".", "[")) else f": {reason.removeprefix(': ')}"

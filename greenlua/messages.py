@@ -66,8 +66,11 @@ class Operation(msgspec.Struct, eq=False):
     """What a handler waits for: the name of something that Python performs, and its arguments."""
 
     owner: Slot | Job
+    generation: int
+    """Of the owner, which may be somebody else's by the time it ends."""
     number: int
     name: bytes
+    """``client.function``; ``:name`` of an exposed function, so that none of those can hide one of ours."""
     shape: bytes
     """Of the arguments; see lua/marshal.lua."""
     scalars: list[Any]
@@ -76,6 +79,11 @@ class Operation(msgspec.Struct, eq=False):
     """What takes it back."""
     worker: Any = None
     """The greenlet that performs it just now."""
+
+    @property
+    def shown(self) -> str:
+        """Its name for people."""
+        return self.name.decode(errors="replace").removeprefix(":")
 
 
 class Resume(msgspec.Struct, gc=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple
 
 from gevent import GreenletExit, get_hub, getcurrent
@@ -69,6 +70,7 @@ class Operations:
         self._turn: deque[Operation] = deque()  # those that wait for a greenlet
         self._idle: list[Any] = []
         self._busy = 0
+        self._stopped = False
         self.inner: dict[bytes, Inner] = {b"sleep": self._sleep}
 
     # ------------------------------------------------------------ called by the Lua greenlet
@@ -80,7 +82,7 @@ class Operations:
         if inner is not None:
             inner(operation)
         elif operation.name not in self._functions:
-            self.fail(operation, b"Error", f"there is no operation {operation.name.decode(errors='replace')}")
+            self.fail(operation, b"Error", f"there is no operation {operation.shown}")
         elif self._busy >= self._most:
             self._turn.append(operation)
         else:
@@ -108,6 +110,7 @@ class Operations:
 
     def stop(self) -> None:
         """Cancels all, and ends the greenlets."""
+        self._stopped = True
         for number in list(self._under_way):
             self.cancel(number)
         self._turn.clear()
@@ -148,7 +151,10 @@ class Operations:
         wait = self._hub.switch
         while True:
             if not operation.cancelled:
-                self._perform(operation, me)
+                try:
+                    self._perform(operation, me)
+                except BaseException:  # raised into this greenlet when the function had returned
+                    log.exception("%s was broken off late", operation.shown)
             if self._turn:
                 operation = self._turn.popleft()
                 continue
@@ -156,18 +162,23 @@ class Operations:
             if len(self._idle) >= IDLE_MAX:
                 return
             self._idle.append(me)
-            following = self._wait(wait)
+            following = self._wait(wait, me)
             if following is None:
                 return
             operation = following
 
-    def _wait(self, wait: Callable[[], Operation]) -> Operation | None:
-        """The next operation, None at the stop."""
+    def _wait(self, wait: Callable[[], Operation], me: Any) -> Operation | None:
+        """The next operation; None when there will be none: at the stop, or when somebody killed this greenlet."""
         while True:
             try:
                 return wait()
             except GreenletExit:
-                return None
+                if self._stopped:
+                    return None
+                if me in self._idle:
+                    self._idle.remove(me)
+                    return None
+                # Killed, but an operation is on its way here.
             except BaseException:  # a gevent.Timeout that a function left behind hits while nothing runs
                 log.exception("a timer that an exposed function left behind")
 
@@ -176,21 +187,27 @@ class Operations:
         operation.worker = me
         try:
             arguments = decode(operation.shape, operation.scalars, exposed.strings)
-            function = exposed.function
-            result = self._hub.threadpool.apply(function, arguments) if exposed.blocking else function(*arguments)
-            shape, scalars = _encode(operation.name, result, self._integers)
+            if exposed.blocking:
+                result, error = self._hub.threadpool.apply(_in_thread, (exposed.function, arguments))
+                if error is not None:
+                    raise error
+            else:
+                # A context of its own: a context variable that one request's function sets is no other's.
+                result = Context().run(exposed.function, *arguments)
+            shape, scalars = _encode(operation.shown, result, self._integers)
         except GreenletExit:
-            self.fail(
-                operation, b"GreenletExit", "the function ended its own greenlet"
-            )  # nothing when it was cancelled
+            operation.worker = None
+            self.fail(operation, b"GreenletExit", "the function ended its own greenlet")  # goes nowhere when cancelled
         except BaseException as error:
-            if exposed.logged and not operation.cancelled and not isinstance(error, MarshalError):
-                log.exception("%s failed [%s]", operation.name.decode(), _request_id(operation))
+            operation.worker = None  # it is over, and a log handler that waits must not be broken off
             kind = "TypeError" if isinstance(error, MarshalError) else type(error).__name__
+            cancelled = operation.cancelled
             self.fail(operation, kind.encode(), _message(error))
+            if exposed.logged and not cancelled and not isinstance(error, MarshalError):
+                log.exception("%s failed [%s]", operation.shown, _request_id(operation))
         else:
+            operation.worker = None
             self.end(operation, shape, scalars)
-        operation.worker = None
 
     def statistics(self) -> dict[str, int]:
         """``under_way``: how many; ``turn``: how many of them wait for their turn."""
@@ -210,11 +227,19 @@ def _message(error: BaseException) -> str:
         return "an error that cannot be shown"
 
 
-def _encode(name: bytes, result: Any, integers: int) -> tuple[bytes, Sequence[Any]]:
+def _in_thread(function: Callable[..., Any], arguments: list[Any]) -> tuple[Any, BaseException | None]:
+    """In a thread of gevent's pool, which takes a SystemExit for the end of the process."""
+    try:
+        return function(*arguments), None
+    except BaseException as error:
+        return None, error
+
+
+def _encode(name: str, result: Any, integers: int) -> tuple[bytes, Sequence[Any]]:
     try:
         return encode(result, integers)
     except MarshalError as error:
-        raise MarshalError(f"{name.decode()} gave what cannot go to Lua: {error}") from None
+        raise MarshalError(f"{name} gave what cannot go to Lua: {str(error).removeprefix(': ')}") from None
 
 
 def _request_id(operation: Operation) -> str:

@@ -26,6 +26,8 @@ from greenlua.settings import Settings
 from greenlua.slots import SlotPool
 from greenlua.streams import Incoming
 
+STREAM_KEY = "greenlua.stream"  # in the environ: a body that somebody must close, should Falcon's middleware replace it
+
 
 class Responder:
     """Answers requests with Lua handlers. One per running VM."""
@@ -113,6 +115,6 @@ class LuaResource:
             if isinstance(body, list):
                 resp.data = b"".join(body)
             else:
-                resp.stream = body
+                resp.stream = req.env[STREAM_KEY] = body
 
         return responder

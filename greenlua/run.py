@@ -8,6 +8,7 @@ Uses app, http, server; gunicorn when there are workers. Called by cli.py alone.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 from typing import Any, NamedTuple
@@ -108,6 +109,12 @@ def _log_exception(environ: dict[str, Any]) -> None:
 def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Format | None) -> None:
     """Serves from ``workers`` processes under gunicorn, each with a VM of its own; never returns."""
     from gunicorn.app.base import BaseApplication
+    from gunicorn.errors import HaltServer
+
+    from greenlua.http.gunicorn import exit_margin
+
+    # gunicorn kills a worker when this is over; the margin in it is for what runs when the requests have ended.
+    graceful_timeout = math.ceil(app.settings.drain_timeout + min(5.0, app.settings.drain_timeout / 4))
 
     listener.check(app.settings)
     app.http_access_log = access_log
@@ -124,7 +131,7 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
             sys.exit(4)  # gunicorn's word for an app that failed to load: the master ends too
 
     def worker_exit(server: Any, worker: Any) -> None:
-        app.stop(app.settings.drain_timeout)
+        app.stop(exit_margin(graceful_timeout))
 
     class Gunicorn(BaseApplication):
         def load_config(self) -> None:
@@ -133,7 +140,7 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
                 "workers": workers,
                 "worker_class": "greenlua.http.gunicorn.Worker",
                 "worker_connections": app.settings.slots,
-                "graceful_timeout": max(1, round(app.settings.drain_timeout)),
+                "graceful_timeout": graceful_timeout,
                 "certfile": listener.certfile,
                 "keyfile": (listener.keyfile or listener.certfile) if listener.certfile else None,
                 "loglevel": "warning",
@@ -148,4 +155,7 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
         def load(self) -> LuaApp:
             return app
 
-    Gunicorn().run()
+    try:
+        Gunicorn().run()
+    except HaltServer as error:  # gunicorn raises it past its own handler when workers fail at the same time
+        sys.exit(error.exit_status)

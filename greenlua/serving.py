@@ -47,7 +47,7 @@ class Serving:
         self.pool = SlotPool(settings.slots, settings.request_timeout, self.channel.wake, self._abandoned)
         fields = Fields(self.pool.slots)
         host: dict[str, Callable[..., Any]] = {"fetch": fields.fetch, "fetch_header": fields.fetch_header, "now": now}
-        self._functions = {name.encode(): function for name, function in exposed.items()}
+        self._functions = {f":{name}".encode(): function for name, function in exposed.items()}
         self.clients = Clients(settings, folder)
         self.vm = VM(settings.lua, host, settings.dev, settings.tasks, exposed, NAMES, self._open_client)
         rule = "warn" if settings.dev and settings.globals == "allow" else settings.globals

@@ -243,6 +243,8 @@ class SlotPool:
             if slot.state is WAITING:
                 slot.state = TRANSITIONS[slot.state, "expire"]
                 slot.result.set(_STOPPED)
+            elif slot.state is STREAMING:
+                slot.call.outgoing.finish(failed=True)
 
     # ------------------------------------------------------------ figures
 

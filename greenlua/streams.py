@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
-from gevent import get_hub
+from gevent import get_hub, getcurrent
 from gevent.event import AsyncResult, Event
 
 from greenlua.bodies import Body
@@ -35,17 +36,19 @@ class Outgoing:
 
     Args:
         operations: where the writes end.
-        timeout: seconds that one write may wait for the client.
-        leave: called once, when the server is done with it.
+        timeout: seconds without any progress after which the client counts as gone.
+        leave: called once, when the server is done with it or the client counts as gone.
     """
 
     def __init__(self, operations: Operations, timeout: float, leave: Callable[[], None]) -> None:
         self._operations = operations
         self._timeout = timeout
         self._leave: Callable[[], None] | None = leave
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes | memoryview] = deque()
         self._size = 0
-        self._waiting: deque[tuple[Operation, Any]] = deque()  # writes past the bound, with their timers
+        self._taken_at = monotonic()
+        self._waiting: deque[Operation] = deque()  # writes that wait for room
+        self._timer: Any = None  # runs while one waits
         self._changed = Event()
         self._over = self._failed = False
 
@@ -54,27 +57,38 @@ class Outgoing:
     def write(self, operation: Operation) -> None:
         """One piece; its operation ends when there is room for more."""
         data = operation.scalars[0]
-        self._pieces.append(data)
-        self._size += len(data)
-        self._changed.set()
+        if not self._failed:
+            self._pieces.append(data)
+            self._size += len(data)
+            self._changed.set()
         if self._size <= BUFFER:
             self._operations.end(operation)
             return
-        timer = get_hub().loop.timer(self._timeout)
-        entry = (operation, timer)
-        self._waiting.append(entry)
+        self._waiting.append(operation)
+        operation.undo = lambda: self._forget(operation)
+        if self._timer is None:
+            self._taken_at = monotonic()
+            self._watch(self._timeout)
 
-        def undo() -> None:
-            timer.close()
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+    def _forget(self, operation: Operation) -> None:
+        if operation in self._waiting:
+            self._waiting.remove(operation)
 
-        operation.undo = undo
-        timer.start(self._give_up, operation, undo)
+    def _watch(self, seconds: float) -> None:
+        self._timer = get_hub().loop.timer(seconds)
+        self._timer.start(self._look)
 
-    def _give_up(self, operation: Operation, undo: Callable[[], None]) -> None:
-        undo()
-        self._operations.fail(operation, b"Timeout", f"the client read nothing for {self._timeout:g} seconds")
+    def _look(self) -> None:
+        """In the hub: has the client taken anything?"""
+        self._timer.close()
+        self._timer = None
+        if self._waiting:
+            left = self._timeout - (monotonic() - self._taken_at)
+            if left > 0:
+                self._watch(left)
+            else:
+                self.finish(failed=True)
+                self._give_up()  # the coroutine is ended where it writes; the server may stay in its send for long
 
     def finish(self, failed: bool) -> None:
         """Nothing more comes; with ``failed`` the client must not take what it got for the whole answer."""
@@ -87,6 +101,7 @@ class Outgoing:
         return self
 
     def __next__(self) -> bytes:
+        """At most BUFFER bytes, so that the client's progress is seen in the middle of a large piece too."""
         while not self._pieces:
             if self._failed:
                 raise StreamError("the handler failed after the head of its answer had been sent")
@@ -94,21 +109,44 @@ class Outgoing:
                 raise StopIteration
             self._changed.clear()
             self._changed.wait()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._size = 0
-        while self._waiting:
-            operation, timer = self._waiting.popleft()
-            timer.close()
-            self._operations.end(operation)
+        data = self._take()
+        self._taken_at = monotonic()
+        self._size -= len(data)
+        while self._waiting and self._size <= BUFFER:
+            self._operations.end(self._waiting.popleft())
         return data
+
+    def _take(self) -> bytes:
+        pieces = self._pieces
+        if self._size <= BUFFER:
+            data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            return data
+        taken: list[bytes | memoryview] = []
+        room = BUFFER
+        while room:
+            piece = memoryview(pieces.popleft())
+            if len(piece) > room:
+                pieces.appendleft(piece[room:])
+                piece = piece[:room]
+            taken.append(piece)
+            room -= len(piece)
+        return b"".join(taken)
 
     def close(self) -> None:
         """The server is done with it, whether all was sent or the client left."""
+        self._give_up()
+
+    def _give_up(self) -> None:
         leave, self._leave = self._leave, None
         if leave is not None:
             self._pieces.clear()
+            self._size = 0
             leave()
+
+
+class _AnsweredError(BaseException):
+    """Ends the wait of a request's greenlet for its body: there is an answer, or nobody wants one any more."""
 
 
 class Incoming:
@@ -123,7 +161,9 @@ class Incoming:
         self._body = body
         self._operations = operations
         self._wanted: Operation | None = None
+        self._kept = b""  # read for an operation that was cancelled meanwhile
         self._changed = Event()
+        self._reader: Any = None  # the request's greenlet, while it waits for the client
         self._closed = False
 
     # ------------------------------------------------------------ called by the Lua greenlet
@@ -134,6 +174,8 @@ class Incoming:
             self._operations.fail(operation, b"Error", "the body cannot be read any more: the answer has begun")
         elif self._wanted is not None:
             self._operations.fail(operation, b"Error", "the body is being read by another task of this request")
+        elif self._kept:
+            self._give(operation, self._kept)
         else:
             self._wanted = operation
             operation.undo = self._forget
@@ -146,28 +188,54 @@ class Incoming:
     def _forget(self) -> None:
         self._wanted = None
 
+    def _give(self, operation: Operation, data: bytes) -> None:
+        most = operation.scalars[0]
+        self._kept = data[most:]
+        self._operations.end(operation, *encode(data[:most] or None))
+
     # ------------------------------------------------------------ called by the request's greenlet
 
     def serve(self, result: AsyncResult[Any]) -> None:
-        """Reads what Lua wants until ``result`` is there. It may be broken off by an exception: a kill, a Timeout."""
-        result.rawlink(lambda _: self._changed.set())
+        """Reads what Lua wants until ``result`` is there, also when that comes while it waits for the client."""
+        result.rawlink(self._answered)
         while not result.ready():
             self._changed.wait()
             self._changed.clear()
             operation = self._wanted
             if operation is not None and not result.ready():
-                self._read(operation)
+                try:
+                    self._reader = getcurrent()
+                    self._read(operation)
+                except _AnsweredError:
+                    return
+                finally:
+                    self._reader = None
+
+    def _answered(self, _: Any) -> None:
+        """In the hub."""
+        self._changed.set()
+        if self._reader is not None:
+            get_hub().loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._reader is not None:
+            self._reader.throw(_AnsweredError)
 
     def _read(self, operation: Operation) -> None:
         try:
             data = self._body.read(operation.scalars[0])
         except ClientError as error:
-            shape, scalars = encode({"status": error.status, "detail": str(error)})
-        else:
-            shape, scalars = encode(data or None)
-        if self._wanted is operation:  # else it was cancelled meanwhile, and these bytes are lost with its request
             self._wanted = None
-            self._operations.end(operation, shape, scalars)
+            self._operations.end(operation, *encode({"status": error.status, "detail": str(error)}))
+            return
+        if self._wanted is operation:
+            self._wanted = None
+            self._give(operation, data)
+        else:  # only this read was cancelled: the next one gets its bytes
+            wanted, self._wanted = self._wanted, None
+            self._kept += data
+            if wanted is not None:
+                self._give(wanted, self._kept)
 
 
 def register(operations: Operations, pool: SlotPool, timeout: float) -> None:

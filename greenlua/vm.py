@@ -29,6 +29,7 @@ PRELUDE = (
     "json_decode",
     "response",
     "failures",
+    "unseen",
     "outbox",
     "pool",
     "context",
@@ -67,7 +68,7 @@ class VM:
         open_client: gives a client's Lua half and its direct callables, by name; raises ConfigurationError.
 
     Attributes:
-        start, take, cancel: verbs of lua/engine.lua, as Lua functions. PERF: called without a wrapper.
+        start, take, cancel, recover: verbs of lua/engine.lua, as Lua functions. PERF: called without a wrapper.
         integers: the first integer that is too large for this Lua.
     """
 
@@ -122,6 +123,7 @@ class VM:
         self._arguments = engine[b"arguments"]
         self.take = prelude[b"outbox"][b"take"]
         self.cancel = engine[b"cancel"]
+        self.recover = engine[b"recover"]
         self._engine_statistics = engine[b"statistics"]
         self._describe_job = prelude[b"background"][b"describe"]
         self._describe = prelude[b"routes"][b"describe"]

@@ -194,7 +194,7 @@ def test_background_work_may_spawn_and_wait(make: Any, lua: str) -> None:
 
 MISTAKES = {
     "app:every(0, print)": "the first argument of app:every must be a number of seconds above 0, not 0",
-    "app:every('1', print)": "the first argument of app:every must be a number of seconds above 0, not 1",
+    "app:every('1', print)": "the first argument of app:every must be a number of seconds above 0, not a string",
     "app:every(1)": "app:every takes seconds, a name, options and a function, the function last",
     "app:every(1, 'a', 5)": "the last argument of app:every must be a function, not a number",
     "app:every(1, { often = 1 }, print)": "app:every has no option often; it has timeout and once_across_workers",

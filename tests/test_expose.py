@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,7 @@ def test_operations_at_once_are_bounded_and_the_others_wait(make: Any) -> None:
     gevent.joinall(greenlets, raise_error=True)
     assert [greenlet.value.text for greenlet in greenlets] == ["x"] * 20
     assert max(most) == 3
+    assert [asked.get("/").text for _ in range(5)] == ["x"] * 5  # and all turns are given back
 
 
 def test_blocking_runs_in_another_thread(make: Any) -> None:
@@ -157,7 +160,9 @@ def test_an_uncaught_error_is_a_500_that_says_nothing_and_a_log_line_that_does(
 
 def test_a_result_that_lua_does_not_have_is_an_error_that_names_the_place(make: Any, lua: str) -> None:
     asked, _ = make("return { select(2, pcall(f)).message }", {"f": lambda: {"a": [object()]}}, lua)
-    assert asked.get("/").json == ["f gave what cannot go to Lua: .a[0]: it is a object, which Lua does not have"]
+    assert asked.get("/").json == [
+        "f gave what cannot go to Lua: .a[0]: it is of the type object, which Lua does not have"
+    ]
 
 
 def test_too_few_arguments_are_python_s_error(make: Any) -> None:
@@ -234,6 +239,94 @@ def test_a_timer_that_a_function_left_behind_harms_nobody(make: Any) -> None:
         assert asked.get("/").text == "3"
 
 
+def test_a_worker_that_was_killed_while_it_was_idle_loses_nothing(make: Any) -> None:
+    def suicidal() -> None:
+        gevent.spawn_later(0.02, gevent.kill, gevent.getcurrent())
+
+    code = "if ctx.query.kill then suicidal() end return add(1, 2) .. ''"
+    asked, app = make(code, {"suicidal": suicidal, "add": lambda a, b: a + b}, operations=1, request_timeout=2)
+    for _ in range(3):
+        assert asked.get("/", params={"kill": "1"}).text == "3"
+        gevent.sleep(0.05)
+        assert asked.get("/").text == "3"
+    assert app.statistics()["dispatcher"]["under_way"] == 0
+
+
+def test_a_log_handler_that_waits_costs_no_worker(make: Any) -> None:
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            gevent.sleep(0.3)
+
+    handler = Slow()
+    logging.getLogger("greenlua").addHandler(handler)
+    try:
+        code = "if ctx.query.fail then f() end return add(1, 2) .. ''"
+        functions = {"f": raises(ValueError("x")), "add": lambda a, b: a + b}
+        asked, app = make(code, functions, operations=2, request_timeout=0.2)
+        failing = [gevent.spawn(asked.get, "/", params={"fail": "1"}) for _ in range(4)]
+        gevent.joinall(failing, raise_error=True)
+        wait_until(lambda: app.statistics()["dispatcher"]["under_way"] == 0)
+    finally:
+        logging.getLogger("greenlua").removeHandler(handler)
+    gevent.sleep(0.7)
+    assert [asked.get("/").text for _ in range(5)] == ["3"] * 5
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), ValueError("x")], ids=lambda error: type(error).__name__
+)
+def test_what_a_thread_raises_is_a_lua_error_too(make: Any, error: BaseException) -> None:
+    asked, _ = make("return { select(2, pcall(f)).type }", {"f": {"function": raises(error), "blocking": True}})
+    for _ in range(2):
+        assert asked.get("/").json == [type(error).__name__]
+
+
+def test_a_context_variable_is_of_one_call(make: Any) -> None:
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+
+    def who(name: str | None) -> str:
+        before = user.get()
+        if name:
+            user.set(name)
+        return before
+
+    asked, _ = make("return { who(ctx.query.name) }", {"who": who})
+    assert asked.get("/", params={"name": "alice"}).json == ["nobody"]
+    assert asked.get("/").json == ["nobody"]
+
+
+def test_names_of_our_own_operations_hide_nothing(write: Write) -> None:
+    source = """
+require "greenlua.crypto"
+local app = greenlua.app {}
+app:get("/", function() return { stream.begin(1), body.read(2), password.hash("x") } end)
+return app"""
+    app = create_app(write(source))
+    for name in ("stream.begin", "body.read", "password.hash"):
+        app.expose(name, lambda value: f"mine {value}")
+    assert client(app).get("/").json == ["mine 1", "mine 2", "mine x"]
+    app.stop(1)
+
+
+def test_a_large_result_that_came_too_late_is_not_put_before_the_next(make: Any, lua: str) -> None:
+    late = gevent.event.Event()
+
+    def large(kind: str) -> list[str]:
+        if kind == "late":
+            try:
+                gevent.sleep(9)
+            except gevent.GreenletExit:
+                late.wait()
+        return [kind] * 20_000
+
+    asked, _ = make(
+        "local l = large(ctx.query.kind) return { #l, l[1], l[#l] }", {"large": large}, lua, request_timeout=0.5
+    )
+    assert asked.get("/", params={"kind": "late"}).status_code == 504
+    late.set()
+    assert asked.get("/", params={"kind": "own"}).json == [20_000, "own", "own"]
+
+
 NAMES = [
     ("", "'' is no Lua name"),
     ("a b", "'a b' is no Lua name"),
@@ -269,7 +362,7 @@ def test_a_global_of_lua_is_not_replaced(write: Write, lua: str) -> None:
 
 def test_expose_comes_before_the_start_and_takes_functions(write: Write) -> None:
     app = create_app(write("return greenlua.app {}"))
-    with pytest.raises(ConfigurationError, match="a int cannot be called"):
+    with pytest.raises(ConfigurationError, match="takes a function, and not 5"):
         app.expose("x", 5)
     app.start()
     with pytest.raises(ConfigurationError, match="before the app is started"):
@@ -313,13 +406,13 @@ def greenlua(*arguments: str) -> tuple[int, str]:
 MISTAKES = [
     ("extension:nothing", "--extend extension:nothing: the module extension has no function nothing(app)"),
     ("extension.py", "--extend takes the name of a module, not a file: extension, not extension.py"),
-    ("nowhere", "--extend nowhere: there is no module 'nowhere' here or installed"),
+    ("nowhere", "--extend nowhere: there is no module 'nowhere' in {folder} or installed"),
 ]
 
 
 @pytest.mark.parametrize(("extension", "sentence"), MISTAKES, ids=[row[0] for row in MISTAKES])
 def test_a_wrong_extension_is_one_sentence(folder: Path, extension: str, sentence: str) -> None:
-    assert greenlua("check", "app.lua", "--extend", extension) == (2, f"greenlua: {sentence}\n")
+    assert greenlua("check", "app.lua", "--extend", extension) == (2, f"greenlua: {sentence.format(folder=folder)}\n")
 
 
 def test_check_and_routes_take_extensions(folder: Path) -> None:

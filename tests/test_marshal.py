@@ -38,6 +38,9 @@ local BAD = {
   key = function() return take({ ["\\255"] = 1 }) end,
   parts = function() local t = {} for i = 1, 300000 do t[i] = 0 end return take(t) end,
   bytes = function() return take({ ("x"):rep(9000000), ("y"):rep(9000000) }) end,
+  nulls = function() local t = {} for i = 1, 300000 do t[i] = json.null end return take(t) end,
+  tables = function() local t = {} for i = 1, 150000 do t[i] = {} end return take(t) end,
+  key_bytes = function() return take({ [("k"):rep(20 * 1024 * 1024)] = {} }) end,
   bytes_plain = function() return take(("x"):rep(9000000), ("y"):rep(9000000)) end,
 }
 app:get("/bad/{name}", function(ctx)
@@ -180,6 +183,9 @@ BAD = {
     "key": "TypeError: argument 1: the key '\ufffd' is not valid UTF-8",
     "parts": f"has more than {VALUES_MAX} parts",
     "bytes": f"has more than {BYTES_MAX} bytes",
+    "nulls": f"has more than {VALUES_MAX} parts",
+    "tables": f"has more than {VALUES_MAX} parts",
+    "key_bytes": f"has more than {BYTES_MAX} bytes",
     "bytes_plain": f"has more than {BYTES_MAX} bytes",
 }
 
@@ -233,17 +239,17 @@ def test_what_lua_has_no_type_for_becomes_text(value: Any, scalar: Any) -> None:
 
 
 UNKNOWN = [
-    (object(), ": it is a object, which Lua does not have"),
-    ({"a": [1, {2}]}, ".a[1]: it is a set, which Lua does not have"),
-    ({"a": {1: 2}}, ".a: it has a int as a key; keys are text"),
+    (object(), ": it is of the type object, which Lua does not have"),
+    ({"a": [1, {2}]}, ".a[1]: it is of the type set, which Lua does not have"),
+    ({"a": {1: 2}}, ".a: it has a key of the type int; keys are text"),
     ([2**63], "[0]: it is an integer that this Lua does not have"),
     (-(2**63) - 1, ": it is an integer that this Lua does not have"),
     ({"x": "\ud800"}, ".x: it has a lone surrogate, which is no text"),
-    (1j, ": it is a complex, which Lua does not have"),
+    (1j, ": it is of the type complex, which Lua does not have"),
     ([0] * (VALUES_MAX + 1), f"it has more than {VALUES_MAX} parts"),
     ("x" * (BYTES_MAX + 1), f"it has more than {BYTES_MAX} bytes"),
     (["x" * 9_000_000] * 2, f"[1]: it has more than {BYTES_MAX} bytes"),
-    (Rows(["a"], [(object(),)]), "it is a object, which Lua does not have"),
+    (Rows(["a"], [(object(),)]), "it is of the type object, which Lua does not have"),
     (Rows(["a", "b"], [(1, 2)] * 125_001), f"the rows have more than {VALUES_MAX} values"),
 ]
 

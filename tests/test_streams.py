@@ -144,7 +144,7 @@ def test_a_write_of_another_request_is_refused(site: Site) -> None:
 
 def test_a_thrown_stream_is_a_failure(site: Site) -> None:
     assert site.get("/thrown").status == 500
-    wait_for(lambda: "stream.begin cannot wait here" in site.server.log)
+    wait_for(lambda: "a stream cannot be thrown; return it" in site.server.log)
 
 
 def test_mistakes_are_named(site: Site) -> None:

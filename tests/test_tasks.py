@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, Any]] = {
         [3],
     ),
     "a failure is raised in wait": (
-        "local ok, why = pcall(wait, spawn(fails, 0.01, 'broken'), spawn(later, 5)) return { ok, why }",
+        "local ok, why = pcall(wait, spawn(later, 60), spawn(fails, 0.01, 'broken')) return { ok, why }",
         [False, "broken"],
     ),
     "an error object stays itself": (
@@ -57,7 +57,7 @@ CASES: dict[str, tuple[str, Any]] = {
         [2, "x", "y"],
     ),
     "any that fails first": (
-        "return { pcall(wait_any, spawn(later, 5), spawn(fails, 0.01, 'broken')) }",
+        "return { pcall(wait_any, spawn(later, 60), spawn(fails, 0.01, 'broken')) }",
         [False, "broken"],
     ),
     "any again for the rest": (
@@ -108,7 +108,11 @@ CASES: dict[str, tuple[str, Any]] = {
         " sleep(0.01) local i = wait(t) return { i }",
         ["real"],
     ),
-    "no function": ("return { select(2, pcall(spawn, 5)) }", ["app.lua:8: spawn takes a function, not a number"]),
+    "no function": (
+        "return { select(2, pcall(spawn, 5)) }",
+        ["app.lua:8: spawn takes a function, not a number; write spawn(f, ...), not spawn(f(...))"],
+,
+    ),
     "no task": (
         "return { select(2, pcall(wait, print)), (select(2, pcall(wait))) }",
         [
@@ -291,3 +295,151 @@ return table.concat(wait(parts), ",")"""
     for n, answer in enumerate(answers):
         assert answer.value.text == ",".join(f"r{n}-{i}" for i in range(1, 11))
     assert app.statistics()["vm"]["tasks"] == 0
+
+
+# ---------------------------------------------------------------- what a reviewer broke
+
+
+def test_a_wait_that_was_refused_leaves_nobody_waiting(make: Any, lua: str) -> None:
+    code = """
+local t t = spawn(function()
+  wait(spawn(later, 0))
+  local a = spawn(later, 0.02)
+  pcall(wait, a, t) -- itself: refused
+  local before = now()
+  sleep(0.1)
+  return now() - before > 0.09
+end)
+return { (wait(t)) }"""
+    asked, _ = make(lua, code)
+    assert asked.get("/").json == [True]
+
+
+def test_nothing_that_a_request_does_to_its_tasks_reaches_the_next(make: Any, lua: str) -> None:
+    code = """
+if ctx.query.who == 'B' then sleep(0.2) return "B's own" end
+local t t = spawn(function() local a = spawn(later, 0.02) pcall(wait, a, t) sleep(0.1) return 'SECRET of A' end)
+return (wait(t))"""
+    asked, app = make(lua, code, slots=1)
+    for _ in range(3):
+        assert asked.get("/").text == "SECRET of A"
+        assert asked.get("/", params={"who": "B"}).text == "B's own"
+    assert app.statistics()["pool"]["in_use"] == 0
+
+
+@pytest.mark.parametrize("count", [1000, 450_000, 2_000_000])
+def test_very_many_results_are_a_failure_of_their_task_at_most(make: Any, lua: str, count: int) -> None:
+    code = """
+if ctx.query.who == 'B' then sleep(0.01) return "B's own" end
+local list = {} for i = 1, tonumber(ctx.query.count) do list[i] = i end
+return tostring(pcall(wait, spawn(function() return (table.unpack or unpack)(list, 1, #list) end)))"""
+    asked, app = make(lua, code, slots=1, request_timeout=20)
+    assert asked.get("/", params={"count": str(count)}).text in ("true", "false")
+    assert asked.get("/", params={"who": "B"}).text == "B's own"
+    assert app.statistics()["vm"]["tasks"] == 0
+
+
+@pytest.mark.parametrize("lua", ["5.4", "5.5", "5.3"])
+def test_a_finalizer_that_touches_a_task_changes_nothing(write: Write, lua: str) -> None:
+    source = """
+local app = greenlua.app {}
+local kept
+local function arm() setmetatable({}, { __gc = function() pcall(wait, kept) pcall(spawn, print) arm() end }) end
+app:get("/arm", function() kept = spawn(sleep, 0) arm() return "armed" end)
+app:get("/a", function()
+  local began = now()
+  while now() - began < 0.4 do sleep(0.002) big() end
+  return "SECRET of A"
+end)
+app:get("/b", function() sleep(0.3) return "B's own" end)
+return app"""
+    app = create_app(write(source), lua=lua, slots=1, request_timeout=0.3)
+    app.expose("big", lambda: [{"n": n} for n in range(300)])
+    app.start()
+    asked = client(app)
+    assert asked.get("/arm").text == "armed"
+    for _ in range(2):
+        assert asked.get("/a").status_code == 504
+        assert "SECRET" not in asked.get("/b").text  # in the slot that A had
+    app.stop(1)
+
+
+def test_a_task_that_its_own_request_points_to_is_collected(make: Any, lua: str) -> None:
+    asked, app = make(lua, "local t t = spawn(function() return t end) ctx.state.t = t wait(t) return 'x'")
+    for _ in range(500):
+        asked.get("/")
+    before = app.statistics()["vm"]["memory"]
+    for _ in range(3000):
+        asked.get("/")
+    assert app.statistics()["vm"]["memory"] < before + 1_500_000
+
+
+def test_failures_that_were_seen_are_not_kept(make: Any, lua: str) -> None:
+    asked, app = make(lua, "for _ = 1, 5000 do pcall(wait, spawn(error, 'x')) end sleep(0.3) return 'x'")
+    before = app.statistics()["vm"]["memory"]
+    request = gevent.spawn(asked.get, "/")
+    wait_until(lambda: app.statistics()["vm"]["parked"] == 1)
+    assert app.statistics()["vm"]["memory"] < before + 3_000_000  # some of it is garbage; kept, it were 7 MB
+    assert request.get(timeout=10).text == "x"
+
+
+def test_a_response_thrown_in_a_task_that_nobody_waits_for_is_logged(
+    make: Any, lua: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, _ = make(lua, "spawn(function() error(response.text('x')) end) sleep(0) return 'fine'")
+    assert asked.get("/").text == "fine"
+    assert any("a response was thrown in a task that nobody waited for" in record.getMessage() for record in caplog.records)
+
+
+def test_a_traceback_is_never_another_requests(make: Any, lua: str, caplog: pytest.LogCaptureFixture) -> None:
+    code = """
+if ctx.query.second then
+  error('not found', 0)
+end
+pcall(wait, spawn(function() error('not found', 0) end))
+return 'first'"""
+    asked, _ = make(lua, code)
+    assert asked.get("/").text == "first"
+    assert asked.get("/", params={"second": "1"}).status_code == 500
+    [record] = [record for record in caplog.records if record.name == "greenlua"]
+    assert "app.lua:10: in" in record.getMessage()
+    assert "app.lua:12" not in record.getMessage()
+
+
+@pytest.mark.parametrize("lua", ["5.4", "5.5"])
+def test_a_close_value_that_fails_while_its_task_fails_is_logged(
+    make: Any, lua: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    close = "local g <close> = setmetatable({}, { __close = function() error('in close') end })"
+    asked, _ = make(lua, f"pcall(wait, spawn(function() {close} error('in task') end)) return 'x'")
+    assert asked.get("/").text == "x"
+    assert any("in close" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("lua", ["5.4", "5.5"])
+def test_a_task_that_runs_cannot_be_cancelled_from_a_close_value(make: Any, lua: str) -> None:
+    code = """
+local a, b
+b = spawn(function()
+  local g <close> = setmetatable({}, { __close = function() note(select(2, pcall(a.cancel, a))) end })
+  sleep(9)
+end)
+a = spawn(function() sleep(0) b:cancel() sleep(0) return 'went on' end)
+return (wait(a))"""
+    asked, _ = make(lua, code)
+    assert asked.get("/").text == "went on"
+    assert "a task cannot be cancelled while it runs" in asked.get("/trace").json[0]
+
+
+def test_coroutines_of_tasks_are_used_again(make: Any, lua: str) -> None:
+    asked, app = make(lua, "for _ = 1, 100 do wait(spawn(later, 0)) end return 'x'")
+    assert asked.get("/").text == "x"
+    assert app.statistics()["vm"]["idle"] <= 4
+
+
+def test_metatables_of_ours_cannot_be_changed(make: Any, lua: str) -> None:
+    code = """
+local _, e = pcall(timeout, 0, sleep, 5)
+return { type(getmetatable(e)), type(getmetatable(json.array {})), pcall(setmetatable, e, {}) }"""
+    asked, _ = make(lua, code)
+    assert asked.get("/").json[:3] == ["string", "string", False]

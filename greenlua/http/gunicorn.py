@@ -100,10 +100,16 @@ def _header_lines(environ: dict[str, Any]) -> Iterable[tuple[str, str]]:
             yield key.replace("_", "-"), value
 
 
+def exit_margin(graceful_timeout: float) -> float:
+    """Seconds of gunicorn's graceful timeout that are kept for what the application does when its requests have ended."""
+    return min(5.0, graceful_timeout / 5)
+
+
 def limits_from(cfg: Any, base: Limits | None) -> Limits:
     """The application's limits, with what gunicorn's configuration says on top."""
     limits = base or Limits()
-    changed: dict[str, Any] = {"drain_timeout": float(cfg.graceful_timeout), "max_connections": cfg.worker_connections}
+    drain_timeout = cfg.graceful_timeout - exit_margin(cfg.graceful_timeout)
+    changed: dict[str, Any] = {"drain_timeout": drain_timeout, "max_connections": cfg.worker_connections}
     if _is_set(cfg, "keepalive"):
         changed["keepalive_timeout"] = float(cfg.keepalive)
     if _is_set(cfg, "limit_request_line") and cfg.limit_request_line:

@@ -29,7 +29,8 @@ end
 
 local function check_seconds(value, what)
   if type(value) ~= "number" or value ~= value or value <= 0 or value == huge then
-    raise("%s must be a number of seconds above 0, not %s", what, tostring(value))
+    local shown = type(value) == "number" and tostring(value) or "a " .. type(value)
+    raise("%s must be a number of seconds above 0, not %s", what, shown)
   end
 end
 
@@ -37,7 +38,9 @@ local OPTIONS = { timeout = true, once_across_workers = true }
 
 local function declare(kind, name, seconds, options, f)
   local what = "app:" .. (kind == "every" and "every" or "on_" .. kind)
-  if type(f) ~= "function" then raise("the last argument of %s must be a function, not a %s", what, type(f)) end
+  if type(f) ~= "function" then
+    raise("the last argument of %s must be a function, not a %s; name it without calling it", what, type(f))
+  end
   for key, value in next, options do
     if not OPTIONS[key] or kind ~= "every" and key == "once_across_workers" then
       raise("%s has no option %s; it has timeout%s", what, tostring(key), kind == "every" and " and once_across_workers" or "")
@@ -87,7 +90,10 @@ end
 
 -- ctx:defer(f, ...): f(...) runs when the request has been answered.
 local function defer(ctx, f, ...)
-  if type(f) ~= "function" then raise("ctx:defer takes a function, not a %s", type(f)) end
+  if type(ctx) == "function" then raise("call it with a colon: ctx:defer(f)") end
+  if type(f) ~= "function" then
+    raise("ctx:defer takes a function, not a %s; write ctx:defer(f, ...), not ctx:defer(f(...))", type(f))
+  end
   local main = engine.is_running() and engine.current().main
   if not main or main.ctx ~= ctx then raise("ctx:defer works only in the request that ctx is of") end
   local list = main.deferred or {}

@@ -1,5 +1,5 @@
 -- The engine: runs each request in pooled coroutines and turns whatever happens into values. Sans I/O: no socket, no clock.
--- Uses errors, marshal, failures, outbox, pool, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
+-- Uses errors, marshal, failures, unseen, outbox, pool, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
 --   start(index, generation, number, ...) -> status, head, body   the handler answered; ... are the template's fields
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
 --                                     | nothing   it waits; for what stands in the outbox
@@ -11,14 +11,15 @@
 local prelude = ...
 
 local close, isyieldable, resume_raw, yield = coroutine.close, coroutine.isyieldable, coroutine.resume, coroutine.yield
-local pcall, setmetatable, type = pcall, setmetatable, type
+local pcall, rawequal, setmetatable = pcall, rawequal, setmetatable
 local collectgarbage, math, next = collectgarbage, math, next
 local min, select, unpack = math.min, select, table.unpack or unpack
 local Context, define_template = prelude.context.Context, prelude.context.define_template
 local make_error, raise = prelude.errors.make_error, prelude.errors.raise
 local catch_in, describe, is_caught = prelude.failures.catch_in, prelude.failures.describe, prelude.failures.is_caught
+local caught_of, passed, unseen = prelude.failures.caught_of, prelude.failures.passed, prelude.unseen
 local finish = prelude.response.finish
-local unpack_value = prelude.marshal.unpack_value
+local drop_fed, unpack_value = prelude.marshal.drop_fed, prelude.marshal.unpack_value
 local EVENTS, emit = prelude.outbox.EVENTS, prelude.outbox.emit
 local DONE, OPERATION, nesting = prelude.pool.DONE, prelude.pool.OPERATION, prelude.pool.nesting
 local borrow, close_all, give_back = prelude.pool.borrow, prelude.pool.close_all, prelude.pool.give_back
@@ -61,6 +62,7 @@ end
 local function current()
   local task = task_now
   if not task then
+    if co_now == nil then raise("no request runs here") end -- in a finalizer, perhaps
     task = { co = co_now, ctx = ctx_now, index = index_now, generation = generation_now, over = false }
     task.main = task
     task_now = task
@@ -71,7 +73,7 @@ end
 
 local function enter(task)
   index_now, generation_now, ctx_now, co_now, task_now = task.index, task.generation, task.ctx, task.co, task
-  nesting.depth = 0 -- a stack overflow in the middle of a resume may have left it too high
+  nesting.depth, passed.on = 0, nil -- a stack overflow in the middle of a resume may have left depth too high
 end
 
 -- What a task waits for is not wanted any more.
@@ -152,7 +154,7 @@ end
 -- Ends a spawned task that is not wanted any more; those that wait for it get `caught`.
 local function cancel_task(task, caught)
   if task.over then return end
-  task.caught, task.seen = caught, true
+  task.caught = caught
   abort(task)
   end_task(task)
 end
@@ -166,11 +168,7 @@ local function end_main(task)
     abort(child)
     end_task(child)
   end
-  if task.failed then
-    for child in next, task.failed do
-      if not child.seen then report(task.ctx, child.caught) end
-    end
-  end
+  if task.failed then unseen.report_all(task, report) end
   local deferred = task.deferred
   for i = 1, deferred and #deferred or 0 do emit(EVENTS.DEFER, task.index, task.generation, deferred[i], false, false) end
 end
@@ -190,16 +188,22 @@ local function park(name, shape, scalars)
 end
 
 -- What ended a coroutine, as a failure or a thrown response.
-local function catch_end(co, ok, value)
+local function catch_end(co, ctx, ok, value)
   local caught = catch_in(co, ok and "attempt to yield from outside a coroutine" or value)
   co_now = nil -- a <close> value cannot wait
-  if close then close(co) end
+  if close then
+    local closed, newer = close(co)
+    if not closed and not ok and not rawequal(newer, value) then
+      report(ctx, caught_of(newer, "in a <close> value, while another failure ended its task"))
+    end
+  end
   return caught
 end
 
 local function fail(co, ctx, ok, value)
-  local caught = catch_end(co, ok, value)
+  local caught = catch_end(co, ctx, ok, value)
   if is_caught(caught) then return false, caught.message, locate(ctx, caught.traceback) end
+  if index_now < 0 then return false, "a response was thrown, but background work has no client", locate(ctx, "") end
   local finished, status, head, body = pcall(finish, ctx, caught) -- a response: thrown, not returned, and an answer all the same
   if finished then return status, head, body end
   return false, describe(status), locate(ctx, "")
@@ -222,25 +226,24 @@ local function settle(co, ctx, ok, tag, a, b, c)
   return a, b, c
 end
 
-local function run_task(task)
-  return task.f(unpack(task.arguments, 1, task.n))
-end
-
 local function keep_results(task, ...)
   task.results, task.result_count = { ... }, select("#", ...)
 end
 
--- What became of a spawned task's coroutine that was resumed. DONE comes with its results, which are kept for who waits.
-local function settle_task(task, ok, tag, ...)
-  if ok and tag == OPERATION then return park(...) end
+-- In the task's own coroutine, results and all: very many of them overflow its stack, and not the engine's.
+local function run_task(task)
+  keep_results(task, task.f(unpack(task.arguments, 1, task.n)))
+end
+
+-- What became of a spawned task's coroutine that was resumed.
+local function settle_task(task, ok, tag, name, shape, scalars)
+  if ok and tag == OPERATION then return park(name, shape, scalars) end
   if ok and tag == DONE then
     give_back(task.co)
     co_now = nil
-    keep_results(task, ...)
   else
-    local caught = catch_end(task.co, ok, tag)
-    local failures = task.main.failed or {}
-    failures[task], task.main.failed, task.caught = true, failures, caught
+    task.caught = catch_end(task.co, task.ctx, ok, tag)
+    unseen.keep(task, report)
   end
   run_guards(task)
   end_task(task)
@@ -273,7 +276,7 @@ local function start(index, generation, number, ...)
   local ctx = setmetatable({ index, generation, number, ... }, Context)
   local co = borrow(runs[number], ctx)
   index_now, generation_now, ctx_now, co_now, task_now = index, generation, ctx, co, nil
-  nesting.depth = 0
+  nesting.depth, passed.on = 0, nil
   local a, b, c = settle(co, ctx, resume_raw(co))
   if last_ready > 0 then a, b, c = run_ready(a, b, c) end
   co_now, ctx_now, task_now = nil, nil, nil -- nothing of a request is kept past its answer
@@ -281,13 +284,13 @@ local function start(index, generation, number, ...)
 end
 
 local function resume(operation, ok, shape, ...)
-  local value
-  if ok then value = unpack_value(shape, ...) else value = make_error(shape, (...)) end
   local task = parked[operation]
-  if not task then return end
+  if not task then return drop_fed() end
   parked[operation] = nil
   task.operation, task.scalars = nil, nil
   enter(task)
+  local value
+  if ok then value = unpack_value(shape, ...) else value = make_error(shape, (...)) end
   local a, b, c
   if task.main ~= task then
     settle_task(task, resume_raw(task.co, ok, value))
@@ -327,12 +330,15 @@ end
 -- ---------------------------------------------------------------- operations
 
 local function cannot_wait(name)
-  return name .. " cannot wait here: Lua cannot pause while it loads the app, nor inside table.sort, gsub and other C functions"
+  return name .. " cannot wait here: Lua cannot pause inside table.sort, gsub and other C functions"
 end
 
 local function check_can_wait(name)
   if task_now and task_now.over then raise("%s cannot wait any more: its request has ended", name) end
-  if not isyieldable() or co_now == nil then raise("%s", cannot_wait(name)) end
+  if co_now == nil then
+    raise("%s cannot wait here: no request runs; call it in a handler, or at the start in app:on_start(function() ... end)", name)
+  end
+  if not isyieldable() then raise("%s", cannot_wait(name)) end
 end
 
 -- Parks until a task makes this one ready, or, with seconds, until they have passed. Gives nothing, or an error to throw.
@@ -346,6 +352,15 @@ local function detach(name, shape, scalars)
   operations = operations + 1
   detached[operations] = scalars or { count = 0 }
   emit(OPERATION_EVENT, index_now, generation_now, operations, name, shape)
+end
+
+-- An error of our own escaped from a verb: what was ready is forgotten, and the request that it happened in is ended.
+local function recover(index, generation)
+  for i = first_ready, last_ready do ready[i].ready = nil end
+  ready, first_ready, last_ready = {}, 1, 0
+  drop_fed()
+  pcall(cancel, index, generation)
+  co_now, ctx_now, task_now = nil, nil, nil
 end
 
 local function statistics()
@@ -376,5 +391,6 @@ return {
   resume = resume,
   arguments = arguments,
   cancel = cancel,
+  recover = recover,
   statistics = statistics,
 }

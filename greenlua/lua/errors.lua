@@ -27,7 +27,7 @@ local function raise(text, ...)
 end
 
 -- What an operation failed with: ``type`` (the name of Python's exception, or one of ours), ``message``, and ``where`` it was asked for.
-local Error = { __name = "greenlua.error" }
+local Error = { __name = "greenlua.error", __metatable = "greenlua.error" }
 
 function Error.__tostring(e)
   local text = format("%s: %s", tostring(e.type), tostring(e.message))

@@ -46,17 +46,19 @@ local function caught_of(value, trace)
   return setmetatable({ value = value, message = describe(value), traceback = trace }, Caught)
 end
 
-local passed_on -- the failure that `rethrow` raised last, so that `catch` finds its traceback again
+-- on: the failure that `rethrow` raised last, so that `catch` finds its traceback again. The engine clears it when something else runs.
+local passed = { on = nil }
 
 -- Raises a caught failure again as the value that it was, so that a pcall of user code sees nothing of ours.
 local function rethrow(caught)
   if not is_caught(caught) then error(caught, 0) end
-  passed_on = caught
+  passed.on = caught
   error(caught.value, 0)
 end
 
 local function known(value)
-  return passed_on and value ~= nil and rawequal(passed_on.value, value) and passed_on or nil
+  local on = passed.on
+  return on and value ~= nil and rawequal(on.value, value) and on or nil
 end
 
 -- The message handler of every xpcall in the prelude.
@@ -84,5 +86,6 @@ return {
   describe = describe,
   ensure_caught = ensure_caught,
   is_caught = is_caught,
+  passed = passed,
   rethrow = rethrow,
 }

@@ -8,6 +8,7 @@ local prelude = ...
 local byte, concat, format, next, rawequal, rep, select, type =
   string.byte, table.concat, string.format, next, rawequal, string.rep, select, type
 local setmetatable = setmetatable
+local rawlen = rawlen or function(t) return #t end -- LuaJIT has no __len for tables
 local getmetatable = prelude.getmetatable
 local raise = prelude.errors.raise
 local null, Array, OPAQUE, DEPTH_MAX =
@@ -15,6 +16,7 @@ local null, Array, OPAQUE, DEPTH_MAX =
 
 local VALUES_MAX = 250000          -- parts of one value
 local BYTES_MAX = 16 * 1024 * 1024 -- of its strings together
+local TOO_MANY = format("has more than %d parts", VALUES_MAX)
 local SCALAR = { string = true, number = true, boolean = true }
 
 -- ---------------------------------------------------------------- out of Lua
@@ -27,21 +29,21 @@ local function write(value, state, depth)
     state.n, state.m = n, m
     state.shape[n], state.scalars[m] = ".", value
     if kind == "string" then state.bytes = state.bytes + #value end
-    if n > VALUES_MAX then return nil, "", format("has more than %d parts", VALUES_MAX) end
     if state.bytes > BYTES_MAX then return nil, "", format("has more than %d bytes", BYTES_MAX) end
-    return true
+    return n <= VALUES_MAX, "", TOO_MANY
   end
   if kind ~= "table" then return nil, "", "is a " .. kind .. ", which cannot leave Lua" end
   if rawequal(value, null) then
     state.n = state.n + 1
     state.shape[state.n] = "0"
-    return true
+    return state.n <= VALUES_MAX, "", TOO_MANY
   end
   if depth >= DEPTH_MAX then return nil, "", format("is nested deeper than %d levels", DEPTH_MAX) end
   local meta = getmetatable(value)
   if meta and OPAQUE[meta] then return nil, "", format("is a %s, which cannot leave Lua", meta.__name) end
-  local length = #value
+  local length = rawlen(value)
   local listed = length > 0 or meta ~= nil and rawequal(meta, Array)
+  if state.n >= VALUES_MAX then return nil, "", TOO_MANY end
   state.n = state.n + 1
   state.shape[state.n] = listed and "[" or "{"
   if listed then
@@ -60,6 +62,7 @@ local function write(value, state, depth)
       state.m = state.m + 1
       state.scalars[state.m] = key
       state.bytes = state.bytes + #key
+      if state.bytes > BYTES_MAX then return nil, "", format("has more than %d bytes", BYTES_MAX) end
       local ok, path, why = write(item, state, depth + 1)
       if not ok then return nil, format(".%s%s", key, path), why end
     end
@@ -173,8 +176,14 @@ end
 local fed, fed_count = {}, 0
 
 local function feed(...)
-  for i = 1, select("#", ...) do fed[fed_count + i] = (select(i, ...)) end
-  fed_count = fed_count + select("#", ...)
+  local piece, count = { ... }, select("#", ...)
+  for i = 1, count do fed[fed_count + i] = piece[i] end
+  fed_count = fed_count + count
+end
+
+-- What was fed for somebody who is gone.
+local function drop_fed()
+  if fed_count > 0 then fed, fed_count = {}, 0 end
 end
 
 -- The value of a shape and its scalars, those that were fed before first.
@@ -186,4 +195,4 @@ local function unpack_value(shape, ...)
   return (read(shape, scalars, 1, 1))
 end
 
-return { pack = pack, unpack_value = unpack_value, feed = feed }
+return { pack = pack, unpack_value = unpack_value, feed = feed, drop_fed = drop_fed }

@@ -7,14 +7,16 @@ local check_can_wait, current = prelude.engine.check_can_wait, prelude.engine.cu
 local pack, throw = prelude.marshal.pack, prelude.errors.throw
 local OPERATION = prelude.pool.OPERATION
 
--- Asks Python for something that may take time, and parks the coroutine until it is there: one value.
+-- Asks Python for an operation, which user code knows as `name`, and parks the coroutine until its result is there: one value.
 -- Raises what went wrong, at the place of the user code that asked.
-local function perform(name, ...)
+local function call(operation, name, ...)
   check_can_wait(name)
-  local ok, value = yield(OPERATION, name, pack(name, ...))
+  local ok, value = yield(OPERATION, operation, pack(name, ...))
   if not ok then throw(value) end
   return value
 end
+
+local function perform(name, ...) return call(name, name, ...) end
 
 -- The same without waiting and without a result; works also where nothing can wait.
 local function detach(name, ...)
@@ -31,4 +33,4 @@ local function guard(f)
   return function() guards[guarded] = nil end
 end
 
-return { detach = detach, guard = guard, perform = perform }
+return { call = call, detach = detach, guard = guard, perform = perform }

@@ -7,7 +7,7 @@ local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
   error, string.format, next, pcall, rawset, select, setmetatable, tostring, type
 local concat, find, gmatch, gsub, load_raw, sort, sub =
   table.concat, string.find, string.gmatch, string.gsub, load, table.sort, string.sub
-local place, raise = prelude.errors.place, prelude.errors.raise
+local nearest, place, raise = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
 local engine, routes, tasks = prelude.engine, prelude.routes, prelude.tasks
 local json = {
   encode = prelude.json_encode.encode,
@@ -23,7 +23,14 @@ local function copy(library, without)
   return result
 end
 
+-- Names that are not there are errors, as a misspelt name is more likely than a question.
 local function frozen(values, name)
+  setmetatable(values, { __index = function(_, key)
+    local names = {}
+    for known in next, values do names[#names + 1] = known end
+    local near = nearest(key, names)
+    raise("%s has nothing called %s%s", name, tostring(key), near and "; did you mean " .. near .. "?" or "")
+  end })
   return setmetatable({}, {
     __index = values,
     __newindex = function() raise("%s cannot be changed", name) end,
@@ -159,6 +166,8 @@ local function open_client(name)
   end
   for _, known in next, host.clients do names[#names + 1] = "greenlua." .. known end
   sort(names)
+  local near = nearest(name, names)
+  if near then raise("there is no module %q; did you mean %q?", name, near) end
   return raise("there is no module %q; there are %s", name, concat(names, ", "))
 end
 
@@ -175,7 +184,12 @@ function env.require(name)
     return loaded[name]
   end
   local source, where = host.read_module(name)
-  if not source then raise(where) end
+  if not source then
+    for _, known in next, host.clients do
+      if known == name then where = where .. format('; did you mean "greenlua.%s"?', name) end
+    end
+    raise("%s", where)
+  end
   local chunk, why = compile(source, where)
   if not chunk then error(why, 0) end
   loaded[name] = LOADING
@@ -228,7 +242,7 @@ local function expose(name)
     at = inner
   end
   if at[path[#path]] ~= nil then return format("the exposed function %s would replace what is there already", name) end
-  at[path[#path]] = function(...) return prelude.operations.perform(name, ...) end
+  at[path[#path]] = function(...) return prelude.operations.call(":" .. name, name, ...) end
   exposed[path[1]] = true
 end
 

@@ -27,6 +27,7 @@ end
 
 response.writers[response.STREAM] = function(ctx, status, head, f)
   if ctx.method == "HEAD" then return status, head, "" end
+  if not engine.is_running() then raise("a stream cannot be thrown; return it") end
   local main = engine.current().main
   perform("stream.begin", status, head)
   f(writer_of(main))

@@ -1,10 +1,11 @@
--- Waiting, and several things at once within one request: sleep, spawn, wait, wait_any, timeout. Uses errors, failures, engine.
+-- Waiting, and several things at once within one request: sleep, spawn, wait, wait_any, timeout. Uses errors, failures, unseen, engine.
 -- Rules: a task belongs to the request that spawned it and ends with it at the latest; a failure in one is raised in who waits for it, and
 -- reported when nobody did.
 
 local prelude, host = ...
 
-local format, select, setmetatable, type, unpack = string.format, select, setmetatable, type, table.unpack or unpack
+local format, rawequal, select, setmetatable, type = string.format, rawequal, select, setmetatable, type
+local status, unpack = coroutine.status, table.unpack or unpack
 local huge = math.huge
 local make_error, raise, throw = prelude.errors.make_error, prelude.errors.raise, prelude.errors.throw
 local getmetatable = prelude.getmetatable
@@ -12,16 +13,26 @@ local engine, rethrow = prelude.engine, prelude.failures.rethrow
 
 local TASKS_MAX = 1000 -- of one request at a time; the setting `tasks` bounds those of all together
 
--- What user code holds of a task: a handle, which shows nothing.
-local Task = { __name = "greenlua.task", __metatable = "greenlua.task" }
-prelude.values.OPAQUE[Task] = true
-local tasks = setmetatable({}, { __mode = "k" }) -- handle -> task
-
 local methods = {}
-Task.__index = methods
+
+local function shows_nothing() raise("a task has nothing to show") end
+
+-- What user code holds of a task: a table that is empty. The task stands in its metatable, which user code cannot reach; a weak table
+-- from one to the other would leak on LuaJIT, where a cycle through such a table is never collected.
+local function handle_of(task)
+  return setmetatable({}, {
+    __name = "greenlua.task", __metatable = "greenlua.task", __index = methods, __pairs = shows_nothing, task = task,
+  })
+end
+
+local function is_handle(value)
+  local meta = type(value) == "table" and getmetatable(value)
+  return type(meta) == "table" and rawequal(meta.__index, methods)
+end
 
 local function task_of(handle, name)
-  local task = type(handle) == "table" and getmetatable(handle) == Task and tasks[handle]
+  if not engine.is_running() then raise("%s works only in a handler, a hook or background work", name) end
+  local task = is_handle(handle) and getmetatable(handle).task
   if not task then
     raise("%s takes tasks, which spawn gives, not a %s%s", name, type(handle),
       type(handle) == "function" and ": write spawn(f)" or "")
@@ -31,7 +42,10 @@ local function task_of(handle, name)
 end
 
 local function launch(name, f, ...)
-  if type(f) ~= "function" then raise("%s takes a function, not a %s", name, type(f)) end
+  if type(f) ~= "function" then
+    local before = name == "timeout" and "timeout(seconds, " or "spawn("
+    raise("%s takes a function, not a %s; write %sf, ...), not %sf(...))", name, type(f), before, before)
+  end
   if not engine.is_running() then raise("%s works only in a handler, a hook or background work", name) end
   local main = engine.current().main
   if main.over then raise("%s: the request has ended", name) end
@@ -42,15 +56,15 @@ end
 
 local function spawn(f, ...)
   local task = launch("spawn", f, ...)
-  local handle = setmetatable({}, Task)
-  tasks[handle] = task
-  return handle
+  return handle_of(task)
 end
 
 -- Ends a task wherever it waits. Nothing when it is over; who waits for it gets an error of the type Cancelled.
 function methods.cancel(handle)
   local task = task_of(handle, "task:cancel")
-  if task == engine.current() then raise("a task cannot cancel itself; let it return") end
+  if task.co and not task.over and status(task.co) ~= "suspended" then
+    raise("a task cannot be cancelled while it runs; let it return")
+  end
   engine.cancel_task(task, prelude.failures.caught_of(make_error("Cancelled", "the task was cancelled"), ""))
 end
 
@@ -71,9 +85,11 @@ end
 local function await(name, list, needed, seconds)
   engine.check_can_wait(name)
   local me, open, failure = engine.current(), 0, nil
+  for i = 1, #list do -- before anything is registered
+    if list[i] == me then raise("%s: a task cannot wait for itself", name) end
+  end
   for i = 1, #list do
     local task = list[i]
-    if task == me then raise("%s: a task cannot wait for itself", name) end
     if not task.over and not task.waiters[me] then
       task.waiters[me] = true
       open = open + 1
@@ -91,7 +107,7 @@ end
 -- The tasks that wait and wait_any were given: one by one, or as one list. Each only once.
 local function tasks_of(name, first, ...)
   local handles = { first, ... }
-  local listed = type(first) == "table" and getmetatable(first) ~= Task
+  local listed = type(first) == "table" and not is_handle(first)
   if listed then handles = first end
   local list, seen = {}, {}
   for i = 1, listed and #handles or select("#", first, ...) do
@@ -104,7 +120,7 @@ local function tasks_of(name, first, ...)
 end
 
 local function raise_failure(task)
-  task.seen = true
+  prelude.unseen.forget(task)
   rethrow(task.caught)
 end
 

@@ -14,7 +14,7 @@ local null = setmetatable({}, {
   __metatable = "json.null",
 })
 
-local Array = { __name = "json.array" }
+local Array = { __name = "json.array", __metatable = "json.array" }
 
 local function array(items)
   if items ~= nil and type(items) ~= "table" then raise("json.array takes a table, not a %s", type(items)) end
