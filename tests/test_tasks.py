@@ -111,7 +111,6 @@ CASES: dict[str, tuple[str, Any]] = {
     "no function": (
         "return { select(2, pcall(spawn, 5)) }",
         ["app.lua:8: spawn takes a function, not a number; write spawn(f, ...), not spawn(f(...))"],
-,
     ),
     "no task": (
         "return { select(2, pcall(wait, print)), (select(2, pcall(wait))) }",
@@ -388,7 +387,9 @@ def test_a_response_thrown_in_a_task_that_nobody_waits_for_is_logged(
 ) -> None:
     asked, _ = make(lua, "spawn(function() error(response.text('x')) end) sleep(0) return 'fine'")
     assert asked.get("/").text == "fine"
-    assert any("a response was thrown in a task that nobody waited for" in record.getMessage() for record in caplog.records)
+    assert any(
+        "a response was thrown in a task that nobody waited for" in record.getMessage() for record in caplog.records
+    )
 
 
 def test_a_traceback_is_never_another_requests(make: Any, lua: str, caplog: pytest.LogCaptureFixture) -> None:
