@@ -215,6 +215,41 @@ def test_a_mistake_stops_the_start_with_a_sentence(write: Write, code: str) -> N
     assert str(caught.value).startswith("app.lua:2: ")
 
 
+def test_a_stop_ends_what_hangs_within_its_time(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    body = """
+app:on_stop(function() sleep(60) end)
+app:get('/defer', function(ctx) ctx:defer(function() sleep(60) end) return 'x' end)
+app:get('/sleep', function() local g <close> = setmetatable({}, { __close = function() log.info('closed') end }) sleep(60) end)"""
+    caplog.set_level(logging.INFO)
+    asked, app = make(body)
+    asked.get("/defer")
+    request = gevent.spawn(asked.get, "/sleep")
+    wait_until(lambda: app.statistics()["vm"]["parked"] == 2)
+    began = time.monotonic()
+    assert app.stop(0.3) is False
+    assert time.monotonic() - began < 5  # and not the 60 of any of them
+    assert request.get(timeout=5).status_code == 503
+    lines = [record.getMessage() for record in caplog.records]
+    assert "closed" in [line.partition(" [")[0] for line in lines]
+    assert sum("its time was over" in line for line in lines) == 2
+
+
+def test_work_at_the_stop_does_not_run_after_a_failed_start(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    _, app = make("app:on_start(function() error('no') end) app:on_stop(function() log.info('stopped') end)")
+    with pytest.raises(ConfigurationError):
+        app.start()
+    assert "stopped" not in [record.getMessage() for record in caplog.records]
+
+
+def test_a_response_thrown_in_background_work_is_named_as_such(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    _, app = make("app:every(0.02, 'oops', function() error(response.error(500, 'x')) end)")
+    app.start()
+    wait_until(lambda: app.statistics()["background"]["failures"] > 0)
+    wait_until(lambda: any("oops" in record.getMessage() for record in caplog.records))
+    assert any("a response was thrown, but background work has no client" in r.getMessage() for r in caplog.records)
+
+
 OUTSIDE = """
 local app = greenlua.app {}
 app:on_start(function() log.info("on_start") end)

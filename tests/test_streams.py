@@ -93,6 +93,67 @@ def test_a_failure_in_the_middle_cuts_the_answer_and_is_logged(site: Site) -> No
     wait_for(lambda: "in the middle" in site.server.log)
 
 
+def test_a_response_thrown_in_a_stream_cuts_it_and_is_logged(site: Site) -> None:
+    assert broken(site, "/throws-late") == (b"begun", True)
+    wait_for(lambda: "a response (404) was thrown after the answer had begun" in site.server.log)
+
+
+def test_a_client_that_reads_slowly_but_steadily_gets_it_all(site: Site) -> None:
+    with socket.socket() as client:
+        client.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 65536
+        )  # else the kernel buffers megabytes, and progress is not seen
+        client.connect(("127.0.0.1", site.server.port))
+        client.sendall(b"GET /large/8 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        size, began = 0, time.monotonic()
+        while data := client.recv(65536):
+            size += len(data)
+            time.sleep(0.02)  # longer as a whole than the 1.5 s that a write may wait
+    assert size > 8 * 1048576
+    assert time.monotonic() - began > 1.5
+
+
+def test_a_client_that_takes_nothing_gives_its_slot_back() -> None:
+    with running("pywsgi", STREAMS, request_timeout=0.5, slots=3) as site:
+        clients = []
+        for _ in range(3):
+            client = socket.create_connection(("127.0.0.1", site.server.port))
+            client.sendall(b"GET /endless/never HTTP/1.1\r\nHost: x\r\n\r\n")
+            clients.append(client)
+        wait_for(lambda: site.get("/state").status == 200)
+        wait_for(lambda: statistics(site)["pool"]["in_use"] == 0)
+        assert statistics(site)["vm"]["parked"] == 0
+        for client in clients:
+            client.close()
+
+
+def test_an_upload_that_stands_still_gives_its_slot_back_in_time() -> None:
+    for way in ("greenlua-run", "pywsgi", "gunicorn"):
+        with running(way, STREAMS, request_timeout=0.5, slots=3) as site:
+            clients = []
+            for _ in range(3):
+                client = socket.create_connection(("127.0.0.1", site.server.port))
+                client.sendall(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+                clients.append(client)
+            for client in clients:
+                assert client.recv(100).startswith(b"HTTP/1.1 504"), way
+            assert site.get("/lines/1").status == 200
+            for client in clients:
+                client.close()
+
+
+def test_middleware_that_replaces_a_stream_leaves_no_slot_taken() -> None:
+    with running("pywsgi", STREAMS, slots=3) as site:
+        for _ in range(5):
+            assert site.get("/lines/3?replace=yes").text == "replaced"
+        assert site.get("/lines/1").text == "line 1\n"
+        assert statistics(site)["pool"]["in_use"] == 0
+
+
+def statistics(site: Site) -> Any:
+    return site.get("/statistics").json
+
+
 def test_a_slow_reader_parks_the_handler_and_memory_stays_flat(site: Site) -> None:
     with socket.create_connection(("127.0.0.1", site.server.port)) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -201,6 +262,19 @@ def test_a_body_larger_than_max_body_is_taken_where_it_streams_only(site: Site) 
     assert site.ask("POST", "/count", b"x" * 20_000_000).json["bytes"] == 20_000_000
     assert site.ask("POST", "/plain", b"x" * 200_000).status == 413
     assert site.ask("POST", "/count", b"", headers={"Content-Length": "60000000"}).status == 413
+
+
+def test_a_read_that_was_cancelled_loses_no_bytes(site: Site) -> None:
+    with socket.create_connection(("127.0.0.1", site.server.port)) as client:
+        client.sendall(b"POST /patient HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n")
+        time.sleep(0.3)
+        client.sendall(b"hello")
+        time.sleep(0.3)
+        client.sendall(b"world")
+        answer = b""
+        while data := client.recv(4096):
+            answer += data
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"got": "helloworld"}
 
 
 def test_an_unread_body_harms_nobody(site: Site) -> None:

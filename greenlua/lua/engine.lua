@@ -335,6 +335,7 @@ end
 
 local function check_can_wait(name)
   if task_now and task_now.over then raise("%s cannot wait any more: its request has ended", name) end
+  if co_now == nil and ctx_now then raise("%s cannot wait here: a failure is ending its task", name) end
   if co_now == nil then
     raise("%s cannot wait here: no request runs; call it in a handler, or at the start in app:on_start(function() ... end)", name)
   end

@@ -41,6 +41,18 @@ class Statistics:
 app.falcon.add_route("/statistics", Statistics())
 
 
+class Replaces:
+    """Middleware that puts another answer in the place of a stream, where the query asks for it."""
+
+    def process_response(self, req: Any, resp: Any, resource: Any, succeeded: bool) -> None:
+        if req.get_param("replace"):
+            resp.stream, resp.text = None, "replaced"
+
+
+if PATH.endswith("streams.lua"):
+    app.falcon.add_middleware(Replaces())
+
+
 def announce(port: int) -> None:
     print(f"http://127.0.0.1:{port}", flush=True)
 

@@ -76,6 +76,30 @@ app:get("/other", function()
   end)
 end)
 
+app:get("/throws-late", function()
+  return response.stream(function(write)
+    write("begun")
+    sleep(0.01)
+    error(response.error(404, "too late"))
+  end)
+end)
+
+app:get("/large/{mb:int}", function(ctx)
+  return response.stream(function(write)
+    for _ = 1, ctx.params.mb do write(string.rep("x", 1048576)) end
+  end)
+end)
+
+app:post("/patient", { stream_body = true }, function(ctx)
+  local got = {}
+  while true do
+    local ok, piece = pcall(timeout, 0.1, ctx.read, ctx, 3)
+    if ok and piece == nil then break end
+    if ok then got[#got + 1] = piece end
+  end
+  return { got = table.concat(got) }
+end)
+
 app:get("/thrown", function() error(response.stream(function() end)) end)
 app:get("/bad", function()
   return { (select(2, pcall(response.stream, 5))), (select(2, pcall(response.sse, print, { retries = 1 }))) }
