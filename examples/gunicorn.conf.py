@@ -32,4 +32,4 @@ def post_worker_init(worker):
 
 def worker_exit(server, worker):
     """Runs what the Lua app declares with app:on_stop, when the last request of this worker has been answered."""
-    worker.wsgi.stop()
+    worker.wsgi.stop(timeout=5)

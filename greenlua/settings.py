@@ -81,9 +81,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     proxy_protocol: Annotated[
         bool, Meta(description="connections of `trusted_proxies` begin with a PROXY line, version 1 or 2 (HTTP front)")
     ] = False
-    drain_timeout: Annotated[Seconds, Meta(description="how long a stopping server waits for the requests inside")] = (
-        30.0
-    )
+    drain_timeout: Annotated[
+        Seconds,
+        Meta(description="how long a stopping server waits for the requests inside, what they deferred, and `on_stop`"),
+    ] = 30.0
     max_stream_body: Annotated[
         int,
         Meta(
