@@ -347,10 +347,10 @@ local function arm() setmetatable({}, { __gc = function() pcall(wait, kept) pcal
 app:get("/arm", function() kept = spawn(sleep, 0) arm() return "armed" end)
 app:get("/a", function()
   local began = now()
-  while now() - began < 0.4 do sleep(0.002) big() end
+  while now() - began < 0.9 do sleep(0.002) big() end
   return "SECRET of A"
 end)
-app:get("/b", function() sleep(0.3) return "B's own" end)
+app:get("/b", function() sleep(0.2) return "B's own" end)
 return app"""
     app = create_app(write(source), lua=lua, slots=1, request_timeout=0.3)
     app.expose("big", lambda: [{"n": n} for n in range(300)])
