@@ -194,7 +194,7 @@ class Operations:
             else:
                 # A context of its own: a context variable that one request's function sets is no other's.
                 result = Context().run(exposed.function, *arguments)
-            shape, scalars = _encode(operation.shown, result, self._integers)
+            shape, scalars = _encode(operation, result, self._integers)
         except GreenletExit:
             operation.worker = None
             self.fail(operation, b"GreenletExit", "the function ended its own greenlet")  # goes nowhere when cancelled
@@ -235,11 +235,11 @@ def _in_thread(function: Callable[..., Any], arguments: list[Any]) -> tuple[Any,
         return None, error
 
 
-def _encode(name: str, result: Any, integers: int) -> tuple[bytes, Sequence[Any]]:
+def _encode(operation: Operation, result: Any, integers: int) -> tuple[bytes, Sequence[Any]]:
     try:
         return encode(result, integers)
     except MarshalError as error:
-        raise MarshalError(f"{name} gave what cannot go to Lua: {str(error).removeprefix(': ')}") from None
+        raise MarshalError(f"{operation.shown} gave what cannot go to Lua: {str(error).removeprefix(': ')}") from None
 
 
 def _request_id(operation: Operation) -> str:
