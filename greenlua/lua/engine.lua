@@ -1,10 +1,10 @@
 -- The engine: runs each request in pooled coroutines and turns whatever happens into values. Sans I/O: no socket, no clock.
--- Uses errors, marshal, failures, unseen, outbox, pool, context, response. Called by vm.py alone, which is called by the one Lua greenlet alone.
+-- Uses errors, marshal, failures, unseen, outbox, pool, context, response. Called by vm.py, and that by the one Lua greenlet, alone.
 --   start(index, generation, number, ...) -> status, head, body   the handler answered; ... are the template's fields
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
 --                                     | nothing   it waits; for what stands in the outbox
 --   resume(operation, ok, shape, ...) -> the same; cancel(index, generation) -> whether there was something to cancel
---   arguments(operation, from) -> scalars of its arguments, a piece at a time
+--   arguments(operation, from, count) -> scalars of its arguments, a piece at a time; recover(index, generation) after a bug of ours
 -- A request is a main task, which is made when it first waits or spawns, and the tasks that it spawned (tasks.lua). Jobs (background
 -- work) are requests without a client, with a negative index.
 

@@ -6,7 +6,6 @@ import gzip
 import socket
 import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,7 @@ import pytest
 from greenlua.clients.http import BODY_MAX, Client
 from greenlua.settings import Settings
 from tests.clients.http_asking import Ask, asking, headers_of
-from tests.clients.upstream import Upstream, upstream
-
-
-@pytest.fixture
-def server() -> Iterator[Upstream]:
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture
-def other() -> Iterator[Upstream]:
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture
-def ask() -> Ask:
-    return asking()
-
+from tests.clients.upstream import Upstream
 
 # ------------------------------------------------------------ what is sent and what comes back
 

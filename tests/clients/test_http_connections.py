@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,6 @@ from greenlua.clients.http import Client
 from greenlua.settings import Settings
 from tests.clients.http_asking import Ask, Resolver, asking
 from tests.clients.upstream import Upstream, certificate, upstream
-
-
-@pytest.fixture
-def server() -> Iterator[Upstream]:
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture
-def other() -> Iterator[Upstream]:
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture
-def ask() -> Ask:
-    return asking()
-
 
 # ------------------------------------------------------------ times
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,25 +11,7 @@ import pytest
 from greenlua.clients.http_rules import BadURL, Failed, Rules, follow, is_public, parse
 from greenlua.errors import ConfigurationError
 from tests.clients.http_asking import Ask, Resolver, asking
-from tests.clients.upstream import Upstream, upstream
-
-
-@pytest.fixture
-def server() -> Iterator[Upstream]:
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture
-def other() -> Iterator[Upstream]:
-    with upstream() as one:
-        yield one
-
-
-@pytest.fixture
-def ask() -> Ask:
-    return asking()
-
+from tests.clients.upstream import Upstream
 
 # ------------------------------------------------------------ URLs
 
