@@ -1,29 +1,25 @@
 """One connection: requests in, to the application, answers out, in order.
 
-Uses wire.py for the socket, and request.py, body.py and response.py for what the bytes mean. Life: a readable socket
-hands `serve` to a worker greenlet, which reads once, answers every complete request in what it has, and lets go of the
-connection; `hang_up` or `close` ends it. Rules: a request is answered whole before the next one is looked at; after
-anything that leaves the place of the next request in doubt there is no next request.
+Uses exchange.py for each request whose head is complete. Life: a readable socket hands `serve` to a worker greenlet, which
+reads once, answers every complete request in what it has, and lets go of the connection; `hang_up` or `close` ends it. Rules: a
+request is answered whole before the next one is looked at; after anything that leaves the place of the next request in doubt
+there is no next request.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Callable
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from gevent import GreenletExit
 
 from greenlua.http import proxy
-from greenlua.http.body import Body, BodyError, stream
 from greenlua.http.deadlines import NEVER
-from greenlua.http.problem import Refusal, document, new_request_id, refusal_bytes, status_line
-from greenlua.http.request import parse, refuse_early
-from greenlua.http.response import Response
-from greenlua.http.upgrade import Upgrade
+from greenlua.http.exchange import Exchange
+from greenlua.http.problem import Refusal, new_request_id, refusal_bytes
+from greenlua.http.request import refuse_early
 from greenlua.http.wire import (
     CLOSED,
     GREETING,
@@ -34,7 +30,6 @@ from greenlua.http.wire import (
     RUNNING,
     WOULD_BLOCK,
     ClientGone,
-    Wire,
 )
 
 if TYPE_CHECKING:
@@ -47,33 +42,16 @@ GREETING_GRACE = 0.5
 """Seconds that a connection has for its first byte when the server stops."""
 
 
-class Connection(Wire):
+class Connection(Exchange):
     """See the head of this file."""
 
-    __slots__ = (
-        "_discarded",
-        "_handshake",
-        "_proxied",
-        "_skipped",
-        "body",
-        "keep_alive",
-        "remote_addr",
-        "remote_port",
-        "trusted",
-    )
+    __slots__ = ("_discarded", "_handshake", "_proxied", "_skipped")
 
     def __init__(self, front: Front, sock: Any, address: Any, on_close: Callable[[], None] | None) -> None:
-        super().__init__(front, sock, on_close)
+        super().__init__(front, sock, address, on_close)
         self._handshake = self._tls
-        if isinstance(address, tuple):
-            self.remote_addr, self.remote_port = address[0], str(address[1])
-        else:
-            self.remote_addr = self.remote_port = ""
-        self.trusted = front.trust.includes(self.remote_addr)
         self._proxied = front.limits.proxy_protocol and self.trusted
         self._skipped = False
-        self.body: Body | None = None
-        self.keep_alive = True
 
     # Called in the hub.
 
@@ -221,118 +199,6 @@ class Connection(Wire):
             self.remote_addr, self.remote_port = line.address, line.port
             self.trusted = self.front.trust.includes(self.remote_addr)
         return data[line.size :]
-
-    def _answer(self, head: bytes) -> None:
-        """One request, all of it. Leaves the state at RUNNING if the connection may go on. Raises Refusal."""
-        front = self.front
-        environ = front.template.copy()
-        keep_alive, length, upgrade = parse(head, environ, front.limits)
-        self._state = RUNNING
-        self.deadline = NEVER
-        self.keep_alive = keep_alive and not front.draining and front.limits.keepalive_timeout > 0
-        environ["REMOTE_ADDR"] = self.remote_addr
-        environ["REMOTE_PORT"] = self.remote_port
-        if self.trusted:
-            proxy.apply(environ, front.trust)
-        if length:
-            self._open_body(environ, length)
-        if upgrade:
-            environ["greenlua.upgrade"] = Upgrade(self._hand_over)
-        watch = front.watch
-        began = time.perf_counter() if watch is not None else 0.0
-
-        response = Response(self, environ["REQUEST_METHOD"] == "HEAD", environ["SERVER_PROTOCOL"] == "HTTP/1.1")
-        result: Any = None
-        try:
-            try:
-                result = front.application(environ, response.start_response)
-                if self._state == RUNNING:
-                    response.send(result)
-            finally:
-                if type(result) is not list and hasattr(result, "close"):
-                    result.close()
-        except (GreenletExit, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            # BaseException: a gevent.Timeout is one, and must not end the worker unanswered.
-            self._recover(error, response, environ)
-        if watch is not None:
-            watch(environ, response, time.perf_counter() - began)
-        if self._state != RUNNING:
-            return
-        if self.body is not None:
-            self._leave_body(self.body)
-        if not self.keep_alive:
-            self.hang_up()
-
-    def _recover(self, error: BaseException, response: Response, environ: dict[str, Any]) -> None:
-        """The application raised: say so if that is still possible, and log what is its fault."""
-        self.keep_alive = self.keep_alive and not response.head_sent
-        if self._state != RUNNING:
-            return
-        refusal = None
-        if isinstance(error, ClientGone) or (isinstance(error, BodyError) and error.refusal is None):
-            self.close()
-            return
-        if isinstance(error, BodyError):
-            refusal = error.refusal
-        elif not getattr(error, "logged", False):
-            self.front.log_exception(environ)
-        if response.head_sent:
-            response.abandon()
-            # Without a length or chunks only a reset tells a cut answer from a complete one.
-            if response.until_close:
-                self._reset_on_close()
-            return
-        response.restart()
-        status, detail = (refusal.status, refusal.detail) if refusal else (500, "")
-        request_id = environ.get("greenlua.request_id") or new_request_id()
-        headers = [("Content-Type", "application/problem+json"), ("X-Request-ID", request_id)]
-        try:
-            response.start_response(status_line(status), headers)
-            response.send([document(status, detail, request_id)])
-        except ClientGone:
-            self.close()
-
-    # The body.
-
-    def _open_body(self, environ: dict[str, Any], length: int) -> None:
-        expect = environ.get("HTTP_EXPECT")
-        if expect is not None and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
-            if expect.lower() != "100-continue":
-                raise Refusal(417, "no expectation but 100-continue is known here")
-        else:
-            expect = None
-        buffer = self._buffer
-        if 0 < length <= len(buffer):
-            # PERF: halves the cost of a small POST, and most bodies are small and come along with the head.
-            environ["wsgi.input"] = BytesIO(buffer[:length])
-            self._buffer = buffer[length:]
-            return
-        limits = self.front.limits
-        self._read_credit = limits.body_timeout
-        # Bytes that came along mean that the client does not wait for the 100.
-        self.body = Body(self, length, limits, expects_continue=expect is not None and not buffer)
-        environ["wsgi.input"] = stream(self.body)
-
-    def send_continue(self) -> None:
-        self.transmit(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def settle_body(self) -> None:
-        """The head is about to leave: decide whether what is unread of the body ends the connection."""
-        body = self.body
-        if body is None or body.complete:
-            return
-        if body.expects_continue or body.broken or not body.at_most_left(self.front.limits.max_drain):
-            # The final answer takes the place of the 100: the client may send its body or not.
-            body.expects_continue = False
-            self.keep_alive = False
-
-    def _leave_body(self, body: Body) -> None:
-        if self.keep_alive and not body.complete and not body.drain(self.front.limits.max_drain):
-            self.keep_alive = False
-        if self.keep_alive:
-            self.body = None
 
     # The end.
 

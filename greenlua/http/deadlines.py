@@ -2,13 +2,13 @@
 
 Used by front.py; uses gevent's loop. PERF: a gevent Timeout costs 2 us a request; setting a deadline here is one
 attribute. The price is precision: a deadline is met late by up to two ticks. Rules: runs in the hub, so `expire` must
-not block; the timer runs only while there are connections, and never keeps a process alive.
+not block; the timer runs only while there is something to do, and never keeps a process alive.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -23,11 +23,15 @@ class Expiring(Protocol):
 
 
 class Sweep:
-    """`now` is time.monotonic() of the last tick; `date` the Date line that was right then."""
+    """`now` is time.monotonic() of the last tick; `date` the Date line that was right then.
 
-    def __init__(self, loop: Any, tick: float, watched: Collection[Expiring]) -> None:
+    `tidy` is called with each tick; it says whether it should be called again even if there are no connections.
+    """
+
+    def __init__(self, loop: Any, tick: float, watched: Collection[Expiring], tidy: Callable[[], bool]) -> None:
         self.tick = tick
         self._watched = watched
+        self._tidy = tidy
         self._timer = loop.timer(tick, tick, ref=False)
         self._running = False
         self._second = 0
@@ -48,7 +52,7 @@ class Sweep:
 
     def _run(self) -> None:
         self._read_clocks()
-        if not self._watched:
+        if not self._tidy() and not self._watched:
             self._timer.stop()
             self._running = False
             return

@@ -1,6 +1,6 @@
 """`Front`: what all connections of one server share: the application, limits, environ template, workers and sweep.
 
-Used by handler.py and server.py, which open connections on it; uses deadlines.py, workers.py and connection.py.
+Used by handler.py and server.py, which open connections on it; uses poller.py, deadlines.py, workers.py and connection.py.
 Rules: one Front belongs to one hub; it is built at the first connection, so that nothing exists before a fork.
 """
 
@@ -16,14 +16,17 @@ from gevent.event import Event
 from greenlua.http.body import NO_BODY
 from greenlua.http.connection import Connection
 from greenlua.http.deadlines import Sweep, tick_for
+from greenlua.http.heads import Heads
 from greenlua.http.limits import Limits
+from greenlua.http.poller import Poller
 from greenlua.http.proxy import Trust
+from greenlua.http.ready import Sent, direct_of
 from greenlua.http.response import Response
 from greenlua.http.workers import Workers
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Any], Iterable[bytes]]
-Watcher = Callable[[Environ, Response, float], None]
+Watcher = Callable[[Environ, Response | Sent, float], None]
 """Called after each request with its environ, its answer and the seconds it took: the access log, a counter."""
 
 
@@ -53,6 +56,7 @@ def _template(environ: Environ) -> Environ:
         "wsgi.input": NO_BODY,
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileWrapper,
+        "greenlua.connection": None,
         "SCRIPT_NAME": environ.get("SCRIPT_NAME", ""),
     }
     per_request = ("REQUEST_METHOD", "SERVER_PROTOCOL", "RAW_URI", "PATH_INFO", "QUERY_STRING")
@@ -81,11 +85,14 @@ class Front:
     ) -> None:
         """`environ` holds what is the same in all requests; `on_room` is called when a connection has gone."""
         self.application = application
+        self.direct = direct_of(application)
         self.limits = limits
         self.watch = watch
+        self.heads = Heads()
         self.trust = Trust(limits.trusted_proxies)
         self.template = _template(environ)
         self.loop: Any = get_hub().loop
+        self.poller = Poller()
         self.workers = Workers()
         self.connections: set[Connection] = set()
         self.draining = False
@@ -93,7 +100,9 @@ class Front:
         self._on_room = on_room
         self._empty = Event()
         timeouts = (limits.header_timeout, limits.body_timeout, limits.write_timeout, limits.linger_timeout)
-        self.sweep = Sweep(self.loop, tick_for(*timeouts, limits.keepalive_timeout or 1.0), self.connections)
+        self.sweep = Sweep(
+            self.loop, tick_for(*timeouts, limits.keepalive_timeout or 1.0), self.connections, self.workers.shrink
+        )
 
     def open(self, sock: Any, address: Any, on_close: Callable[[], None] | None = None) -> Connection | None:
         """Serve a connection until it ends; returns at once. Owns `sock` from here on."""
@@ -135,6 +144,7 @@ class Front:
             self._empty.wait(1.0)
         self.sweep.close()
         self.loop.run_callback(self.workers.close)
+        self.loop.run_callback(self.poller.close)
         return finished
 
     def log_exception(self, environ: Environ) -> None:

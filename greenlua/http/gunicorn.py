@@ -1,26 +1,30 @@
-"""`Worker`: gunicorn's gevent worker with this front in place of gunicorn's own HTTP.
+"""`Worker`: gunicorn's gevent worker with this front in place of gunicorn's own HTTP; `Arbiter`: a master for it.
 
-Used by `gunicorn -k greenlua.http.gunicorn.Worker`; uses gunicorn's worker for everything but HTTP (patching, signals,
-heartbeat, reload) and server.py for the rest. Limits come from the application object's `http_limits`, if it has one;
-a gunicorn setting that was changed from its default goes before it.
+`Worker` is used by `gunicorn -k greenlua.http.gunicorn.Worker`; uses gunicorn's worker for everything but HTTP (patching, signals,
+heartbeat) and server.py for the rest. A worker that gets SIGHUP has its application reload in place, if that can. Limits come
+from the application object's `http_limits`, if it has one; a gunicorn setting that was changed from its default goes before it.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import gevent
+import gunicorn.arbiter
 from gunicorn.http.wsgi import base_environ
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from greenlua.http.limits import Limits
+from greenlua.http.ready import Sent
 from greenlua.http.response import Response
 from greenlua.http.server import Server
 
@@ -34,6 +38,22 @@ class Worker(GeventWorker):
     """One process of gunicorn. `pre_request` and `post_request` hooks are not called: there is no gunicorn request."""
 
     alive: bool
+    _asked_to_reload = False
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.signal(signal.SIGHUP, self.handle_hup)
+
+    def handle_hup(self, number: int, frame: Any) -> None:
+        self._asked_to_reload = True
+
+    def _reload(self) -> None:
+        """An application that can reload logs what came of it. Another one is replaced with its process."""
+        self._asked_to_reload = False
+        if hasattr(self.wsgi, "http_limits") and hasattr(self.wsgi, "reload"):
+            gevent.spawn(suppressed, self.wsgi.reload)
+        else:
+            self.alive = False
 
     def run(self) -> None:
         self._start_application()
@@ -42,6 +62,8 @@ class Worker(GeventWorker):
         servers = [self._listen(listener, limits, tls) for listener in self.sockets]
         while self.alive:
             self.notify()
+            if self._asked_to_reload:
+                self._reload()
             gevent.sleep(_LOOK_EVERY)
         deadline = time.monotonic() + limits.drain_timeout
         stopping = [gevent.spawn(server.stop, limits.drain_timeout) for server in servers]
@@ -79,7 +101,7 @@ class Worker(GeventWorker):
         server.start()
         return server
 
-    def _watch(self, environ: dict[str, Any], response: Response, seconds: float) -> None:
+    def _watch(self, environ: dict[str, Any], response: Response | Sent, seconds: float) -> None:
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
@@ -90,6 +112,19 @@ class Worker(GeventWorker):
 
     def _log_exception(self, environ: dict[str, Any]) -> None:
         self.log.exception("Error handling request %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
+
+
+class Arbiter(gunicorn.arbiter.Arbiter):
+    """A master that passes SIGHUP on to its workers, where gunicorn's own would start others: a broken edit ends nobody."""
+
+    def handle_hup(self) -> None:
+        self.kill_workers(signal.SIGHUP)
+
+
+def suppressed(function: Any) -> None:
+    """Calls it, whatever it raises."""
+    with suppress(Exception):
+        function()
 
 
 def _header_lines(environ: dict[str, Any]) -> Iterable[tuple[str, str]]:

@@ -57,6 +57,7 @@ def refusal_bytes(status: int, detail: str, date: str, request_id: str, *, head_
     body = document(status, detail, request_id)
     head = (
         f"HTTP/1.1 {status_line(status)}\r\nContent-Type: application/problem+json\r\n"
+        "X-Content-Type-Options: nosniff\r\n"
         f"Content-Length: {len(body)}\r\nX-Request-ID: {request_id}\r\n{date}Connection: close\r\n\r\n"
     )
     return head.encode("ascii") + (b"" if head_only else body)

@@ -1,7 +1,7 @@
 """From the bytes of one request head to a WSGI environ: strict, sans-I/O.
 
-Uses httptools (llhttp) to split and validate the header lines, and checks here what llhttp leaves to its user.
-Rules: the caller passes exactly one head, from its first byte to the blank line; `parse` either fills the environ and
+Uses heads.py, and httptools (llhttp) to split and validate the header lines, and checks here what llhttp leaves to its user.
+Rules: the caller passes exactly one head, from its first byte to the blank line; `parse` either gives an environ and
 says how the body is framed, or raises Refusal; no body byte ever reaches llhttp.
 """
 
@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import httptools
 
+from greenlua.http.heads import Heads, Request
 from greenlua.http.limits import Limits
 from greenlua.http.problem import Refusal
 
@@ -43,11 +44,6 @@ _SINGLE = {"HTTP_HOST": "Host", "CONTENT_LENGTH": "Content-Length", "CONTENT_TYP
 
 # How many names, hosts and Connection values are remembered: a client that invents them makes us forget, not grow.
 CACHE_BOUND = 1024
-
-
-Request = tuple[bool, int, bool]
-"""What the connection must know of a request beside its environ: whether the client wants to keep the connection; the
-bytes of body, or CHUNKED; whether it asks for an upgrade. PERF: a NamedTuple costs 0.3 us more."""
 
 
 class _UnderscoredName(Exception):
@@ -108,8 +104,41 @@ class _Lines:
 _free: list[tuple[httptools.HttpRequestParser, _Sink]] = []
 
 
-def parse(head: bytes, environ: Environ, limits: Limits) -> Request:
-    """Fill `environ`, a fresh copy of the server's, from `head`. Raises Refusal."""
+def parse(head: bytes, template: Environ, limits: Limits, heads: Heads) -> tuple[Environ, Request]:
+    """The environ of a request, which begins as a copy of the server's. Raises Refusal.
+
+    ``heads`` remembers what was parsed with the same template and under the same limits.
+    """
+    # No target has a space in it, so the first of these is where the line's version begins, if the line is good.
+    end = head.find(b" HTTP/1.")
+    known = heads.blocks.known.get(head[end + 1 :])
+    if known is not None:
+        line = heads.lines.known.get(head[:end]) or _read_line(head[:end], limits, heads)
+        if line is not None:
+            environ = known[0].copy()
+            environ.update(line)
+            return environ, known[1]
+    environ = template.copy()
+    return environ, _parse_anew(head, environ, limits, heads)
+
+
+def _read_line(line: bytes, limits: Limits, heads: Heads) -> dict[str, str] | None:
+    """What method and target mean; None for those that need a careful look. Raises Refusal."""
+    words = line.split(b" ")
+    method = METHODS.get(words[0])
+    if method is None or len(words) != 2 or words[1][:1] != b"/" or len(words[1]) > limits.max_target:
+        return None
+    target = words[1].decode("ascii", "replace")
+    if not target.isprintable():  # as llhttp has it; that it is ASCII is looked at below
+        return None
+    meaning = {"REQUEST_METHOD": method}
+    _read_target(target, method, meaning)
+    if heads.lines.is_seen_again(line):
+        heads.lines.remember(line, meaning)
+    return meaning
+
+
+def _parse_anew(head: bytes, environ: Environ, limits: Limits, heads: Heads) -> Request:
     line_end = head.find(b"\r\n")
     words = head[:line_end].split(b" ")
     method = METHODS.get(words[0])
@@ -173,7 +202,11 @@ def parse(head: bytes, environ: Environ, limits: Limits) -> Request:
     host = environ.get("HTTP_HOST")
     if host not in _good_hosts:
         _check_host(host, environ)
-    return keep_alive, length, upgrade
+    request = keep_alive, length, upgrade
+    block = head[len(words[0]) + len(target) + 2 :]  # from the version on
+    if whole and not upgrade and length >= 0 and target[:1] == b"/" and heads.blocks.is_seen_again(block):
+        heads.blocks.remember(block, (environ.copy(), request))
+    return request
 
 
 def refuse_early(data: bytes, judged: int, limits: Limits) -> None:

@@ -69,7 +69,7 @@ class Response:
         self._http11 = http11
         self._text: str | None = None
         self._over = False
-        self.head_sent = False
+        self.head_sent = self.until_close = False
         self.body_sent = 0
         self.status = ""
         self.headers: list[tuple[str, str]] = []
@@ -88,9 +88,13 @@ class Response:
                 line = _known_line(pair)
                 if line is None:
                     name, value = pair
-                    if name in _per_request and type(value) is str and value.isascii() and value.isprintable():
-                        # PERF: 0.4 us less than the call below, for the request id of every answer.
+                    # PERF: what differs in every answer; 0.4 and 0.6 us less than the call below.
+                    plain = type(value) is str and value.isascii()
+                    if plain and name in _per_request and value.isprintable():
                         line = f"{name}: {value}\r\n"
+                    elif plain and name == "Content-Length" and self.length < 0 and value.isdigit() and len(value) < 10:
+                        self.length = int(value)
+                        continue
                     else:
                         line = self._line(pair)
                 text += line

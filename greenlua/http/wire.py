@@ -47,6 +47,7 @@ class Wire:
     __slots__ = (
         "_abrupt",
         "_buffer",
+        "_descriptor",
         "_on_close",
         "_read_credit",
         "_recv",
@@ -56,7 +57,6 @@ class Wire:
         "_timed_out",
         "_tls",
         "_waiting",
-        "_watcher",
         "_watching",
         "_worker",
         "_write_credit",
@@ -90,7 +90,7 @@ class Wire:
         self._worker: Any = None
         self._waiting = 0
         self._timed_out = False
-        self._watcher: Any = front.loop.io(sock.fileno(), _READ)
+        self._descriptor: int = sock.fileno()
         self._write_watcher: Any = None
         self._watching = False
         self._read_credit = limits.body_timeout
@@ -106,7 +106,7 @@ class Wire:
 
     def start(self) -> None:
         self._watching = True
-        self._watcher.start(self._on_readable)
+        self.front.poller.add(self._descriptor, self._on_readable)
 
     def _on_readable(self) -> None:
         if self._worker is None:
@@ -115,16 +115,21 @@ class Wire:
             self._waiting = 0
             self._worker.switch()
         else:
-            # The client sends or leaves while its request is being answered. PERF: stopping only now keeps the
-            # watcher out of every other request; left running it would spin.
+            # The client sends or leaves while its request is being answered. PERF: to stop only now keeps the
+            # poller out of every other request; if it went on it would spin.
             self._watching = False
-            self._watcher.stop()
+            self.front.poller.remove(self._descriptor, self._on_readable)
 
     def _on_writable(self) -> None:
         self._write_watcher.stop()
         if self._waiting == _WRITE:
             self._waiting = 0
             self._worker.switch()
+
+    def fileno(self) -> int:
+        """Of the socket, for a look at it from outside; -1 when it is closed or given away."""
+        descriptor: int = self._sock.fileno()
+        return descriptor
 
     # Called by the worker.
 
@@ -213,7 +218,7 @@ class Wire:
                 self.start()
         else:
             if self._write_watcher is None:
-                self._write_watcher = self.front.loop.io(self._sock.fileno(), _WRITE)
+                self._write_watcher = self.front.loop.io(self._descriptor, _WRITE)
             self._write_watcher.start(self._on_writable)
         # Not on the sweep's clock, which may be a tick behind: a wait is never cut short.
         self.deadline = time.monotonic() + seconds
@@ -268,8 +273,9 @@ class Wire:
     def _forget_socket(self) -> None:
         self._state = CLOSED
         self.deadline = NEVER
-        self._watcher.stop()
-        self._watcher.close()
+        if self._watching:
+            self._watching = False
+            self.front.poller.remove(self._descriptor, self._on_readable)
         if self._write_watcher is not None:
             self._write_watcher.stop()
             self._write_watcher.close()

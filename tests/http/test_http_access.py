@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import gevent
 import pytest
 from front_serving import CLOSE, GET, Serving, echo
 
@@ -72,3 +73,20 @@ def test_off_by_default() -> None:
 def test_unknown_formats_are_named() -> None:
     with pytest.raises(ValueError, match="common, combined, json"):
         access.to_file(Lines(), "apache")  # type: ignore[arg-type]
+
+
+def test_a_line_is_flushed_soon_and_many_are_flushed_together() -> None:
+    class File(Lines):
+        flushed: list[int] = []
+
+        def flush(self) -> None:
+            self.flushed.append(len(self))
+
+    file = File()
+    with Serving(echo, access_log="common", log=file) as server:
+        server.exchange(10 * (GET + b"\r\n") + CLOSE)
+        server.call(lambda: gevent.sleep(2 * access.FLUSH_AFTER))
+        assert file.flushed == [11]
+        server.exchange(CLOSE)
+        server.call(lambda: gevent.sleep(2 * access.FLUSH_AFTER))
+        assert file.flushed == [11, 12]

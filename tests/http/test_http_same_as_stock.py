@@ -11,8 +11,8 @@ from gevent.pywsgi import WSGIServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-# What a server says about itself, and two conveniences that only this one has.
-DIFFERS = ("wsgi.", "SERVER_", "GATEWAY_", "REMOTE_PORT", "RAW_URI")
+# What a server says about itself, and three conveniences that only this one has.
+DIFFERS = ("wsgi.", "greenlua.", "SERVER_", "GATEWAY_", "REMOTE_PORT", "RAW_URI")
 
 
 def application(seen: list[Any]) -> Any:
