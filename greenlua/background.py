@@ -22,6 +22,7 @@ from greenlua.routes import JobRule
 log = logging.getLogger("greenlua")
 
 STOP_LEAST = 1.0
+END_MOST = 5.0  # seconds for a cancelled run of a timer to end; it may be computing, or close what it had open
 RUNNING_MAX = 1024  # deferred functions that run at once; the others wait
 
 
@@ -51,16 +52,18 @@ class Background:
         self._shared = shared
         self._timers: list[gevent.Greenlet] = []
         self._started = False
+        self._ended: Failure | None = None  # why nothing can begin any more
         self._deferred_running: dict[int, Job] = {}
         self._last_index = 0
         self._deferred: deque[Job] = deque()  # those that wait for their turn
+        self._running: dict[int, Job] = {}  # all that have begun, deferred ones too
         self._deadlines: dict[int, Any] = {}
         self._runs = self._failures = 0
 
     # ------------------------------------------------------------ its life; called by any greenlet but the Lua greenlet
 
-    def start(self) -> None:
-        """Runs what is to run at the start, one after the other, and then starts the timers.
+    def run_start(self) -> None:
+        """Runs what is to run at the start, one after the other.
 
         Raises:
             ConfigurationError: one of them failed.
@@ -71,6 +74,9 @@ class Background:
                 text = f"{rule.place}: app:on_start failed: {failure.message or failure.detail}"
                 raise ConfigurationError(f"{text}\n{failure.traceback}" if failure.traceback else text)
         self._started = True
+
+    def start_timers(self) -> None:
+        """From now on they tick."""
         timers = self._of("every")
         alone = [rule.name for rule in timers if rule.once]
         if alone and not self._shared():
@@ -80,6 +86,25 @@ class Background:
                 ", ".join(alone),
             )
         self._timers = [gevent.spawn(self._tick, rule) for rule in timers]
+
+    def end_timers(self) -> None:
+        """Ends the timers; a run that is under way ends where it waits. None of them is in Lua any more when this returns."""
+        gevent.killall(self._timers)
+        deadline = monotonic() + END_MOST
+        while self._running.keys() - self._deferred_running.keys():
+            if monotonic() > deadline:
+                log.error("a timer was still running %g seconds after it was cancelled", END_MOST)
+                return
+            gevent.sleep(0.001)
+
+    def fail(self, failure: Failure) -> None:
+        """There is no Lua greenlet any more: all that has begun ends with ``failure``, as does what would begin. Never switches."""
+        gevent.killall(self._timers, block=False)
+        self._started = False
+        self._ended = failure
+        self._deferred.clear()
+        for job in list(self._running.values()):
+            job.done(failure)
 
     def stop(self, timeout: float) -> None:
         """Ends the timers, waits for deferred work, and runs what is to run at the stop; all within ``timeout`` seconds.
@@ -153,9 +178,8 @@ class Background:
         index = self._last_index
 
         def done(failure: Failure | None) -> None:
-            timer = self._deadlines.pop(index, None)
-            if timer is not None:
-                timer.close()
+            del self._running[index]
+            self._deadlines.pop(index).close()
             if failure is not None:
                 self._failures += 1
             told(failure)
@@ -164,8 +188,12 @@ class Background:
 
     def _begin(self, job: Job, timeout: float) -> None:
         self._runs += 1
+        self._running[job.index] = job
         timer = self._deadlines[job.index] = gevent.get_hub().loop.timer(timeout)
         timer.start(self._post, Cancel(job.index, job.generation))
+        if self._ended is not None:
+            job.done(self._ended)
+            return
         self._post(Work(job))
 
     def _log(self, name: str, environ: dict[str, Any], failure: Failure | None) -> None:

@@ -15,6 +15,9 @@ class Body:
         limit: bytes that are taken at most.
         whole: each read waits for as much as it may give, in place of what is there.
 
+    Attributes:
+        complete: whether all of it was read.
+
     Raises:
         ClientError: 400 for an odd length, 411 when its length cannot be known, 413 when it has more than ``limit`` bytes.
     """
@@ -36,6 +39,7 @@ class Body:
             if not environ.get("wsgi.input_terminated"):
                 raise ClientError(411, "this server needs a Content-Length")
             self._length = None  # it ends where its chunks end
+        self.complete = self._length == 0
 
     def read(self, most: int) -> bytes:
         """1 to ``most`` bytes, b"" at the end.
@@ -46,6 +50,7 @@ class Body:
         if self._length is not None:
             most = min(most, self._length - self._taken)
             if not most:
+                self.complete = True
                 return b""
         data: bytes = b""
         try:
@@ -58,6 +63,7 @@ class Body:
             if self._length is None:
                 raise ClientError(400, f"the body ended after {self._taken} bytes, in the middle of a chunk") from None
         self._taken += len(data)
+        self.complete = self._taken == self._length or not data
         if self._taken > self._limit:
             raise ClientError(413, f"the body has more than {self._limit} bytes")
         if not data and self._length is not None:

@@ -1,20 +1,23 @@
 """The Lua greenlet: the one greenlet that ever enters the VM.
 
 It drains the channel in batches, runs each Call in the VM, fills slots with what comes out, and hands operations to those who
-perform them. Nothing here waits except the drain. Uses channel, slots, vm, operations, messages.
+perform them. Nothing here waits except the drain. Uses channel, slots, meter, vm, operations, messages.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
 from gevent.event import AsyncResult
 
 from greenlua.channel import Channel, Message
-from greenlua.errors import Bug
+from greenlua.errors import Bug, OutOfMemoryError
+from greenlua.memory import Trimmer
 from greenlua.messages import (
     EVENT_CANCEL,
     EVENT_DEFER,
@@ -33,9 +36,11 @@ from greenlua.messages import (
     Resume,
     Work,
 )
+from greenlua.meter import Meter
 from greenlua.operations import Operations
+from greenlua.reports import log_failure, subject
 from greenlua.slots import ABANDONED, EXPIRED, STREAMING, WAITING, Slot, SlotPool
-from greenlua.vm import VM
+from greenlua.vm import PUSH_MARGIN, VM
 
 log = logging.getLogger("greenlua")
 app_log = logging.getLogger("greenlua.app")
@@ -44,6 +49,10 @@ _LEVELS = {b"debug": logging.DEBUG, b"info": logging.INFO, b"warning": logging.W
 HANDLER_FAILED = "the handler failed"
 _GIVEN_UP = Failure(503, "the request was given up")
 _TOO_LONG = Failure(504, "its time was over")
+_BUG = Failure(500, "a bug in greenlua; the log has it")
+OUT_OF_MEMORY = "the Lua VM is out of memory (setting memory_limit)"
+WARN_EVERY = 60.0  # seconds between two warnings of memory
+COLLECT_EVERY = 1.0  # seconds between two searches for garbage in a VM that is full; each takes a good part of one
 
 
 class Dispatcher:
@@ -54,28 +63,68 @@ class Dispatcher:
         channel, pool: where Calls come from, and whose slots are filled.
         operations: performs what handlers wait for.
         batch_max: the largest number of Calls in one batch.
+        meter: the VM's.
 
     Attributes:
         defer: takes the number of a function that a request has left to be run, and the request's environ.
+        on_death: called in the hub when the Lua greenlet has ended without `stop`.
     """
 
-    def __init__(self, vm: VM, channel: Channel, pool: SlotPool, operations: Operations, batch_max: int) -> None:
+    def __init__(
+        self, vm: VM, channel: Channel, pool: SlotPool, operations: Operations, batch_max: int, meter: Meter
+    ) -> None:
         self._vm = vm
+        self._meter = meter
+        # PERF: what needs no look at the VM's memory is one comparison a batch, and one a request.
+        self._current: Message | None = None  # what Lua works on
+        self._collect_above = vm.collect_above
+        self._warn_above = (vm.memory_limit or sys.maxsize) * 0.8
+        self._look_again = 0.0
+        self._full_until = 0.0
+        self._full_since: float | None = None
         self._channel = channel
         self._pool = pool
         self._batch_max = batch_max
         self._operations = operations
         self._jobs: dict[int, Job] = {}  # those that run, by their index
         self.defer: Callable[[int, dict[str, Any]], None] = lambda number, environ: None
+        self.on_death: Callable[[], None] = lambda: None
         self._greenlet: gevent.Greenlet | None = None
+        meter.wanted = self._is_wanted
+        self._ends = False  # it ends, by `stop` or by itself
         self._served = self._failed = self._skipped = self._batches = self._largest = 0
 
     def start(self) -> None:
         """Starts the Lua greenlet."""
-        self._greenlet = gevent.spawn(self._run)
+        self._greenlet = gevent.spawn(self._live)
+        self._greenlet.link(lambda _: self._died())
+
+    def _live(self) -> None:
+        try:
+            self._run()
+        except Exception:
+            log.exception("the Lua greenlet failed; this is a bug in greenlua")
+
+    def _died(self) -> None:
+        """In the hub. Linked, so that it is called also when somebody kills the greenlet, even before it has begun."""
+        if not self._ends:
+            self._ends = True
+            self.on_death()
+
+    def fail_all(self, failure: Failure) -> None:
+        """The Lua greenlet is dead: everyone who waits for Lua gets ``failure``, and streams are cut."""
+        for slot in self._pool.slots:
+            if slot.state in (WAITING, EXPIRED, STREAMING, ABANDONED):
+                self._failed += 1
+                if slot.call is not None and slot.call.outgoing is not None:
+                    slot.call.outgoing.finish(failed=True)
+                self._pool.fill(slot, slot.generation, failure)
 
     def stop(self) -> None:
         """Closes what still waits in Lua, with its ``<close>`` values, and ends every operation and the Lua greenlet."""
+        if self._ends:
+            return  # it is dead
+        self._ends = True
         for slot in self._pool.slots:
             if slot.state in (WAITING, EXPIRED, STREAMING, ABANDONED):
                 self._channel.post(Cancel(slot.index, slot.generation))
@@ -94,20 +143,31 @@ class Dispatcher:
 
     def _run(self) -> None:
         drain, recycle, batch_max = self._channel.drain, self._pool.recycle, self._batch_max
+        look = Trimmer().look
         while True:
             batch = drain(batch_max)
             recycle()
             self._batches += 1
+            look()
+            if self._vm.used() > self._warn_above:
+                self._watch_memory()
             if len(batch) > self._largest:
                 self._largest = len(batch)
             for message in batch:
+                self._current = message
                 try:
                     self._handle(message)
+                except self._vm.OutOfMemory:
+                    self._vm.collect()
+                    self._give_up(message, Failure(500, HANDLER_FAILED, OUT_OF_MEMORY))
                 except Exception:
                     # A Lua failure is a value by now, so this is ours. One request is lost, not the Lua greenlet.
                     log.exception("the Lua greenlet could not handle a %s", type(message).__name__)
-                    self._give_up(message)
+                    self._give_up(message, _BUG)
+            self._current = None
             self.publish()
+            if self._meter.interrupted is not None or self._full_since is not None:
+                self._check_health()
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Call):
@@ -117,11 +177,15 @@ class Dispatcher:
                 self._pool.fill(slot, slot.generation, _GIVEN_UP)
                 return
             slot.call = message
+            if self._vm.used() > self._collect_above and not self._make_room(slot):
+                return
             answer = self._vm.start(slot.index, slot.generation, message.number, *message.params)
             if answer is not None:
                 self._settle(slot, slot.generation, answer)
         elif isinstance(message, Resume):
             operation = message.operation
+            if operation.size:
+                self._operations.release(operation)
             answer = self._vm.resume(operation.number, message.ok, message.shape, message.scalars)
             if answer is not None:
                 self._settle(operation.owner, operation.generation, answer)
@@ -136,6 +200,60 @@ class Dispatcher:
                 self._settle(job, job.generation, answer)
         else:
             message.answer.set(self._vm.statistics())
+
+    # ------------------------------------------------------------ memory
+
+    def _watch_memory(self) -> None:
+        """Past 80 % of the limit with garbage: says so in the log when it is past that without garbage too."""
+        now = monotonic()
+        if now >= self._look_again:
+            self._look_again = now + COLLECT_EVERY
+            if not self._vm.has_room(0, self._vm.memory_limit // 5):
+                self._warn(now)
+
+    def _warn(self, now: float) -> None:
+        self._look_again = now + WARN_EVERY
+        log.warning(
+            "the Lua VM holds %.0f of %.0f MiB (setting memory_limit) after collecting its garbage; what handlers keep in globals"
+            " and upvalues is never freed",
+            self._vm.used() / 2**20,
+            self._vm.memory_limit / 2**20,
+        )
+
+    def _make_room(self, slot: Slot) -> bool:
+        """Whether a request can be started after the garbage was collected; otherwise it is answered."""
+        vm, now = self._vm, monotonic()
+        if now >= self._full_until:
+            vm.collect()
+            free = vm.memory_limit - PUSH_MARGIN - vm.used()
+            # Half way to the limit: a VM in which much lives is not searched for garbage at each request.
+            self._collect_above = max(vm.collect_above, vm.used() + free // 2)
+            if free >= 0:
+                self._full_since = None
+                return True
+            if self._full_since is None:
+                self._full_since = now
+                self._warn(now)
+            self._full_until = now + COLLECT_EVERY
+        self._failed += 1
+        self._pool.fill(slot, slot.generation, Failure(500, HANDLER_FAILED, OUT_OF_MEMORY))
+        return False
+
+    def _check_health(self) -> None:
+        """Raises what ends this greenlet: something was thrown into it, or what lives in the VM leaves no room for any request."""
+        if self._meter.interrupted is not None:
+            raise self._meter.interrupted
+        if self._full_since is not None and monotonic() - self._full_since > self._pool.timeout + COLLECT_EVERY:
+            raise OutOfMemoryError(f"{OUT_OF_MEMORY}, and no request has ended that held it")
+
+    def _is_wanted(self) -> bool:
+        """Whether somebody waits for what Lua computes just now. What closes a request that was given up is always wanted."""
+        message = self._current
+        if isinstance(message, Call):
+            return message.slot.state in (WAITING, STREAMING)
+        if isinstance(message, Resume) and isinstance(message.operation.owner, Slot):
+            return message.operation.owner.state in (WAITING, STREAMING)
+        return True
 
     def _settle(self, owner: Slot | Job, generation: int, answer: tuple[Any, Any, Any]) -> None:
         status, head, body = answer
@@ -175,8 +293,8 @@ class Dispatcher:
             slot.call.outgoing.finish(failed=True)
         self._pool.fill(slot, slot.generation, _GIVEN_UP)
 
-    def _give_up(self, message: Message) -> None:
-        """A bug of ours: who waits for this message's request must not wait for ever."""
+    def _give_up(self, message: Message, failure: Failure) -> None:
+        """A verb was left by an exception: who waits for this message's request must not wait for ever."""
         owner: Slot | Job
         if isinstance(message, Call):
             owner = message.slot
@@ -189,7 +307,6 @@ class Dispatcher:
         else:
             return
         self._vm.recover(owner.index, owner.generation)
-        failure = Failure(500, "a bug in greenlua; the log has it")
         if isinstance(owner, Job):
             if self._jobs.pop(owner.index, None) is not None:
                 owner.done(failure)
@@ -201,12 +318,13 @@ class Dispatcher:
 
     def publish(self) -> None:
         """Acts on what Lua has left in its outbox: starts operations, writes logs. Also called once before the start."""
-        take = self._vm.take
+        take = self._vm.take if self._vm.used() < self._warn_above else self._vm.take_when_full
         while (events := take()) is not None:
             for at in range(0, len(events), EVENT_WIDTH):
                 event = events[at : at + EVENT_WIDTH]
                 try:
-                    self._act_on(*event)
+                    if event[0] is not None:  # memory may have ended while it was written
+                        self._act_on(*event)
                 except Exception:
                     log.exception("the Lua greenlet could not act on %r", event)
 
@@ -246,6 +364,15 @@ class Dispatcher:
 
     # ------------------------------------------------------------ called by any greenlet
 
+    def describe(self) -> str:
+        """What Lua is doing, for who looks from outside. May be called in any thread."""
+        message = self._current
+        if message is None:
+            return "Lua is at rest"
+        stack = self._meter.stack.decode(errors="replace")
+        where = f"; a moment ago it was at\n{stack}" if stack else ""
+        return f"Lua works on {subject(message)}{where}"
+
     def statistics(self) -> dict[str, int]:
         """``served``, ``failed`` and ``skipped`` Calls, ``batches``, ``largest_batch``; operations ``under_way``."""
         return {
@@ -261,19 +388,3 @@ class Dispatcher:
         answer: AsyncResult[dict[str, int]] = AsyncResult()
         self._channel.post(Inspect(answer))
         return answer.wait(timeout) or {}
-
-
-# A path may hold %0A: written as it is, it would be a log line of the client's own.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
-
-
-def log_failure(environ: dict[str, Any], message: str, traceback: str) -> None:
-    """Logs what failed in a handler, with the request it failed for."""
-    log.error(
-        "%s %s [%s]: %s%s",
-        environ.get("REQUEST_METHOD", "-"),
-        environ.get("PATH_INFO", "-").translate(_CONTROLS),
-        environ.get("greenlua.request_id", "-"),
-        message,
-        "\n" + traceback if traceback else "",
-    )

@@ -3,13 +3,17 @@
 ``str(error)`` is a sentence for whoever reads it. Uses nothing of greenlua.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 
 REASONS: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
 # HTTPStatus still has the names of RFC 7231 for these on older Pythons; RFC 9110 renamed them.
 REASONS[413] = "Content Too Large"
 REASONS[414] = "URI Too Long"
+REASONS[416] = "Range Not Satisfiable"
 REASONS[422] = "Unprocessable Content"
+# As nginx has it: for the access log. HTTP has no status for an answer that nobody reads.
+REASONS[499] = "Client Closed Request"
 
 
 class GreenluaError(Exception):
@@ -28,11 +32,21 @@ class ClientError(GreenluaError):
     Args:
         status: the HTTP status: 400 to 499, or 501.
         detail: what was wrong, in a sentence that may be sent to the client.
+        errors: single faults, each with a ``pointer`` (JSON Pointer, RFC 6901) and a ``message``.
+        headers: what the answer says beside it.
     """
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        errors: list[dict[str, str]] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(detail)
         self.status = status
+        self.errors = errors
+        self.headers = headers
 
 
 class OverloadError(GreenluaError):
@@ -51,3 +65,7 @@ class ServerError(GreenluaError):
 
 class Bug(GreenluaError):
     """A promise inside greenlua was broken; please report it."""
+
+
+class OutOfMemoryError(GreenluaError):
+    """What an app keeps leaves no room in its Lua VM for any request."""

@@ -2,7 +2,7 @@
 
 `Fields.fetch` and `Fields.fetch_header` are permanent callables of the VM: they never raise, never switch greenlets, and answer
 only for the generation that holds the slot now. Text of the WSGI environ is Latin-1 in disguise (PEP 3333); Lua gets its bytes.
-Uses slots, messages; falcon for multipart bodies.
+Uses slots, messages; falcon for multipart bodies, msgspec.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+import msgspec
 from falcon import HTTPError
 from falcon.media.multipart import MultipartFormHandler
 
@@ -23,7 +24,19 @@ from greenlua.slots import Slot
 
 ENDED = (None, b"this ctx is of a request that has ended")
 STREAMED_BODY = (None, b"this route has stream_body = true; read its body with ctx:read(n)")
+SEEN_MAX = 64  # header names that are noted one by one for a request
 NAMES_MAX = 1024  # header names remembered as environ keys; past it the memory is started afresh
+
+FAILED = "greenlua.failed"  # in `Call.seen`: what came of it is no answer of the handler's
+CREDENTIALS = frozenset({"HTTP_COOKIE", "HTTP_AUTHORIZATION"})
+ALL_HEADERS = CREDENTIALS | {"HTTP_*"}
+# What `Call.seen` notes of the fields that are the same in no two requests for one address.
+_SHOWN_BY = {
+    b"headers": ALL_HEADERS,
+    b"host": ("HTTP_HOST",),
+    b"scheme": ("wsgi.url_scheme",),
+    b"client_ip": ("REMOTE_ADDR",),
+}
 
 # An X-Request-ID that a client may choose.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
@@ -60,6 +73,8 @@ class Fields:
                 return ENDED
             if call.body is None and name in (b"body", b"multipart"):
                 return STREAMED_BODY
+            if call.seen is not None:
+                call.seen.update(_SHOWN_BY.get(name, ()))
             return READERS[name](call)
         except Exception as error:  # a permanent callable never raises
             return None, f"ctx.{name.decode()} cannot be read: {error!r}".encode()
@@ -73,11 +88,13 @@ class Fields:
                 return ENDED
             key = self._keys.get(name)
             if key is None:
-                key = _environ_key(name)
+                key = environ_key(name.decode("latin-1"))
                 if len(name) <= 64:
                     if len(self._keys) >= NAMES_MAX:
                         self._keys.clear()
                     self._keys[name] = key
+            if call.seen is not None:
+                call.seen.update((key,) if len(call.seen) < SEEN_MAX else ALL_HEADERS)
             value = call.environ.get(key)
             if not value:
                 return b"" if value is not None and key.startswith("HTTP_") else False
@@ -86,8 +103,9 @@ class Fields:
             return None, f"ctx.headers cannot be read: {error!r}".encode()
 
 
-def _environ_key(name: bytes) -> str:
-    key = name.decode("latin-1").upper().replace("-", "_")
+def environ_key(name: str) -> str:
+    """Where a WSGI environ has the header of a name."""
+    key = name.upper().replace("-", "_")
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
@@ -130,13 +148,11 @@ _MULTIPART.parse_options.max_body_part_buffer_size = 2**30
 _MULTIPART.parse_options.max_body_part_count = 1000
 
 
-def _multipart(call: Call) -> tuple[Any, ...]:
+def read_multipart(environ: dict[str, Any], body: bytes) -> tuple[Any, ...]:
     """(True, name, filename or False, content type, content, ...); (False, status, sentence) for a bad body."""
     flat: list[Any] = [True]
     try:
-        form = _MULTIPART.deserialize(
-            BytesIO(call.body or b""), call.environ.get("CONTENT_TYPE"), len(call.body or b"")
-        )
+        form = _MULTIPART.deserialize(BytesIO(body), environ.get("CONTENT_TYPE"), len(body))
         for part in form:
             filename = part.filename
             flat += (
@@ -153,6 +169,16 @@ def _multipart(call: Call) -> tuple[Any, ...]:
     return tuple(flat)
 
 
+def _multipart(call: Call) -> tuple[Any, ...]:
+    if call.checked is not None and call.checked.multipart is not None:
+        return call.checked.multipart
+    return read_multipart(call.environ, call.body or b"")
+
+
+def _checked(part: str) -> Callable[[Call], bytes]:
+    return lambda call: msgspec.json.encode(getattr(call.checked, part))
+
+
 READERS: dict[bytes, Callable[[Call], Any]] = {
     b"method": _text("REQUEST_METHOD"),
     b"path": _text("PATH_INFO"),
@@ -165,6 +191,10 @@ READERS: dict[bytes, Callable[[Call], Any]] = {
     b"body": lambda call: call.body,
     b"headers": _headers,
     b"multipart": _multipart,
+    b"checked_query": _checked("query"),
+    b"checked_headers": _checked("headers"),
+    b"checked_json": _checked("json"),
+    b"checked_form": _checked("form"),
 }
 
 

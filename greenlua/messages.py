@@ -26,6 +26,22 @@ EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG, EVENT_CANCEL, EVENT_DEFER = range(1, 
 EVENT_WIDTH = 6
 
 
+class Checked(msgspec.Struct, gc=False):
+    """What a request says, as the contract of its route has it; each part that is None was not asked for."""
+
+    params: dict[str, Any]
+    """The template's fields, those without a schema too."""
+    query: dict[str, Any] | None = None
+    """``values`` that have a schema, and ``texts`` of the others, in lists."""
+    headers: dict[str, Any] | None = None
+    json: dict[str, Any] | None = None
+    """``body``, unless there is none."""
+    form: dict[str, Any] | None = None
+    """As ``query``."""
+    multipart: tuple[Any, ...] | None = None
+    """The files of a form, as fields.py gives them."""
+
+
 class Call(msgspec.Struct, gc=False):
     """A request on its way to its handler. It stays with its slot until Lua is done with it."""
 
@@ -41,6 +57,10 @@ class Call(msgspec.Struct, gc=False):
     """The body that the handler reads in pieces."""
     outgoing: Outgoing | None = None
     """The answer, once it leaves in pieces."""
+    checked: Checked | None = None
+    """Where the route has a contract."""
+    seen: set[str] | None = None
+    """Where somebody wants to know: what the handler has looked at of this one request, as keys of the environ (fields.py)."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -79,6 +99,8 @@ class Operation(msgspec.Struct, eq=False):
     """What takes it back."""
     worker: Any = None
     """The greenlet that performs it just now."""
+    size: int = 0
+    """Bytes of its arguments, then of its result, for which `Operations` has an account."""
 
     @property
     def shown(self) -> str:

@@ -8,6 +8,7 @@ Lua greenlet and never switch. Uses gevent, marshal, messages.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
@@ -47,10 +48,13 @@ class Operations:
         functions: what Lua may perform, by name.
         most: how many are performed at once; the others wait for their turn.
         integers: see `greenlua.marshal.encode`.
+        memory: bytes that the arguments and results of all of them may have together; 0: no limit. The same string in Lua, given
+            to a thousand operations, is a thousand copies here.
 
     Attributes:
         inner: operations that are no function: called in the Lua greenlet with the Operation, and ended with `end`. They never
             switch greenlets, and set ``operation.undo``.
+        unwanted: by number, what takes back a result that Lua may have cancelled while it was on its way.
     """
 
     def __init__(
@@ -59,11 +63,14 @@ class Operations:
         functions: dict[bytes, Exposed],
         most: int = 1024,
         integers: int = 2**63,
+        memory: int = 0,
     ) -> None:
         self._post = post
         self._functions = functions
         self._most = most
         self._integers = integers
+        self._memory = memory or sys.maxsize
+        self._held = 0  # bytes
         self._hub = get_hub()
         self._under_way: dict[int, Operation] = {}
         self._begun: list[tuple[Any, Operation]] = []  # greenlets that go on with an operation in the hub's next turn
@@ -71,6 +78,7 @@ class Operations:
         self._idle: list[Any] = []
         self._busy = 0
         self._stopped = False
+        self.unwanted: dict[int, Callable[[], None]] = {}
         self.inner: dict[bytes, Inner] = {b"sleep": self._sleep}
 
     # ------------------------------------------------------------ called by the Lua greenlet
@@ -78,6 +86,9 @@ class Operations:
     def start(self, operation: Operation) -> None:
         """Begins an operation; its Resume comes later, also when there is no such operation."""
         self._under_way[operation.number] = operation
+        if not self._take_room(operation, operation.scalars):
+            self.fail(operation, *self._no_room("arguments", operation.scalars))
+            return
         inner = self.inner.get(operation.name)
         if inner is not None:
             inner(operation)
@@ -99,14 +110,20 @@ class Operations:
             worker.switch(operation)
 
     def cancel(self, number: int) -> None:
-        """Forgets an operation; no Resume will come. Unknown numbers are those that have just ended."""
+        """Forgets an operation; no Resume will come, or Lua will not look at it: those that have just ended are unknown here."""
         operation = self._under_way.pop(number, None)
+        unwanted = self.unwanted.pop(number, None)
+        if unwanted is not None:
+            unwanted()
         if operation is not None:
             operation.cancelled = True
+            self.release(operation)
             if operation.worker is not None:
                 self._hub.loop.run_callback(_interrupt, operation)
             elif operation.undo is not None:
                 operation.undo()
+            else:
+                operation.scalars = []  # it waits for its turn, and may do so for long
 
     def stop(self) -> None:
         """Cancels all, and ends the greenlets."""
@@ -122,14 +139,40 @@ class Operations:
     def end(self, operation: Operation, shape: bytes = b"n", scalars: Sequence[Any] = ()) -> None:
         """With a result."""
         if not operation.cancelled:
+            self.release(operation)
+            if scalars and not self._take_room(operation, scalars):
+                self.fail(operation, *self._no_room("result", scalars))
+                return
             del self._under_way[operation.number]
             self._post(Resume(operation, True, shape, scalars))
 
     def fail(self, operation: Operation, kind: bytes, message: str) -> None:
         """With an error: its type and a sentence."""
         if not operation.cancelled:
+            self.release(operation)
             del self._under_way[operation.number]
             self._post(Resume(operation, False, kind, (message.encode(errors="replace"),)))
+
+    # ------------------------------------------------------------ what they hold
+
+    def _take_room(self, operation: Operation, scalars: Sequence[Any]) -> bool:
+        size = _size_of(scalars)
+        if self._held + size > self._memory:
+            return False
+        self._held += size
+        operation.size = size
+        return True
+
+    def release(self, operation: Operation) -> None:
+        """Its arguments are not needed any more, or its result is in Lua. A second call does nothing."""
+        self._held -= operation.size
+        operation.size = 0
+
+    def _no_room(self, what: str, scalars: Sequence[Any]) -> tuple[bytes, str]:
+        return b"MemoryError", (
+            f"its {what} of {_size_of(scalars)} bytes would be too much: operations under way hold {self._held} of"
+            f" {self._memory} bytes (setting memory_limit)"
+        )
 
     # ------------------------------------------------------------ sleep
 
@@ -210,14 +253,19 @@ class Operations:
             self.end(operation, shape, scalars)
 
     def statistics(self) -> dict[str, int]:
-        """``under_way``: how many; ``turn``: how many of them wait for their turn."""
-        return {"under_way": len(self._under_way), "turn": len(self._turn)}
+        """``under_way``: how many; ``turn``: how many of them wait for their turn; ``held``: bytes of arguments and results."""
+        return {"under_way": len(self._under_way), "turn": len(self._turn), "held": self._held}
 
 
 def _interrupt(operation: Operation) -> None:
     """In the hub: ends a cancelled operation where it waits, unless it has ended by now."""
     if operation.worker is not None:
         operation.worker.throw(GreenletExit)
+
+
+def _size_of(scalars: Sequence[Any]) -> int:
+    """Bytes of the strings among them."""
+    return sum([len(value) for value in scalars if type(value) is bytes])
 
 
 def _message(error: BaseException) -> str:

@@ -7,19 +7,21 @@ slots.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from gevent import get_hub, getcurrent
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
 from greenlua.bodies import Body
 from greenlua.errors import ClientError
 from greenlua.marshal import encode
 from greenlua.messages import Operation, Reply
 from greenlua.operations import Operations
+from greenlua.results import Result
 from greenlua.slots import Slot, SlotPool
 
 BUFFER = 65536  # bytes that may wait for the client; one piece may be larger, and waits alone
@@ -29,6 +31,16 @@ class StreamError(Exception):
     """The handler failed in the middle of its answer; raised to the server, which cuts the connection."""
 
     logged = True  # the HTTP front does not say again what the log has already
+
+
+class GoneError(BrokenPipeError):
+    """The client left; raised to the server, which has nobody to tell. gunicorn and gevent know it by its errno."""
+
+    logged = True
+    client_gone = True  # for the HTTP front
+
+    def __init__(self) -> None:
+        super().__init__(errno.EPIPE, "the client has gone")
 
 
 class Outgoing:
@@ -50,7 +62,7 @@ class Outgoing:
         self._waiting: deque[Operation] = deque()  # writes that wait for room
         self._timer: Any = None  # runs while one waits
         self._changed = Event()
-        self._over = self._failed = False
+        self._over = self._failed = self._gone = False
 
     # ------------------------------------------------------------ called by the Lua greenlet
 
@@ -95,6 +107,14 @@ class Outgoing:
         self._over, self._failed = True, failed
         self._changed.set()
 
+    # ------------------------------------------------------------ called by the slots' sweep
+
+    def disconnect(self) -> None:
+        """The client has gone: the coroutine is ended where it waits, and the server's greenlet lets go of the connection."""
+        self._gone = True
+        self.finish(failed=True)
+        self._give_up()
+
     # ------------------------------------------------------------ called by the server's greenlet
 
     def __iter__(self) -> Outgoing:
@@ -103,6 +123,8 @@ class Outgoing:
     def __next__(self) -> bytes:
         """At most BUFFER bytes, so that the client's progress is seen in the middle of a large piece too."""
         while not self._pieces:
+            if self._gone:
+                raise GoneError
             if self._failed:
                 raise StreamError("the handler failed after the head of its answer had been sent")
             if self._over:
@@ -162,14 +184,21 @@ class Incoming:
         self._operations = operations
         self._wanted: Operation | None = None
         self._kept = b""  # read for an operation that was cancelled meanwhile
+        self._given = 0  # the operation that got something last
         self._changed = Event()
         self._reader: Any = None  # the request's greenlet, while it waits for the client
         self._closed = False
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more will be read from the client."""
+        return self._closed or self._body.complete
 
     # ------------------------------------------------------------ called by the Lua greenlet
 
     def read(self, operation: Operation) -> None:
         """Up to so many bytes; nothing at the end."""
+        self._claimed()
         if self._closed:
             self._operations.fail(operation, b"Error", "the body cannot be read any more: the answer has begun")
         elif self._wanted is not None:
@@ -190,14 +219,31 @@ class Incoming:
 
     def _give(self, operation: Operation, data: bytes) -> None:
         most = operation.scalars[0]
-        self._kept = data[most:]
-        self._operations.end(operation, *encode(data[:most] or None))
+        given, self._kept = data[:most], data[most:]
+        self._claimed()
+        self._given = operation.number
+        self._operations.unwanted[operation.number] = lambda: self._take_back(given)
+        self._operations.end(operation, *encode(given or None))
+
+    def _take_back(self, data: bytes) -> None:
+        """The read was cancelled when its result was on the way to Lua."""
+        self._kept = data + self._kept
+
+    def _claimed(self) -> None:
+        self._operations.unwanted.pop(self._given, None)
 
     # ------------------------------------------------------------ called by the request's greenlet
 
-    def serve(self, result: AsyncResult[Any]) -> None:
+    def serve(self, result: Result) -> None:
         """Reads what Lua wants until ``result`` is there, also when that comes while it waits for the client."""
-        result.rawlink(self._answered)
+        result.link(self._answered)
+        try:
+            self._serve(result)
+        finally:
+            result.link(None)
+            self._claimed()
+
+    def _serve(self, result: Result) -> None:
         while not result.ready():
             self._changed.wait()
             self._changed.clear()
@@ -211,7 +257,7 @@ class Incoming:
                 finally:
                     self._reader = None
 
-    def _answered(self, _: Any) -> None:
+    def _answered(self) -> None:
         """In the hub."""
         self._changed.set()
         if self._reader is not None:

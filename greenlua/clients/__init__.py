@@ -36,7 +36,8 @@ class Client(Protocol):
 
 
 class Clients:
-    """The clients of one app; each is opened at its first use.
+    """The clients of one app in one process; each is opened at its first use. They outlive the VMs that use them: what a store in
+    memory holds and what connections there are survive a reload.
 
     Args:
         settings: those of the app.
@@ -67,7 +68,7 @@ class Clients:
         return client
 
     def close(self) -> None:
-        """Closes all that were opened."""
+        """Closes all that were opened; a later use opens them anew."""
         while self._open:
             self._open.popitem()[1].close()
 

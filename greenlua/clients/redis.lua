@@ -206,7 +206,7 @@ function redis.subscribe(channels, options)
   for _, channel in ipairs(list) do valid = valid and type(channel) == "string" end
   for name, given in next, valid and options or {} do valid = valid and name == "pattern" and type(given) == "boolean" end
   if not valid then raise(SUBSCRIBE, CHANNELS_MAX) end
-  prelude.engine.check_can_wait("redis.subscribe")
+  prelude.operations.check_can_wait("redis.subscribe")
   local number = host.number()
   -- The guard first: whoever is cancelled while the connection is made leaves nothing open.
   local release = guard(function() detach("redis.unsubscribe", number) end)

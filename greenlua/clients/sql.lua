@@ -37,7 +37,7 @@ local function bound(name, parameters)
   local blobs
   for key, value in next, parameters do
     if type(value) == "table" and not rawequal(value, null) then
-      if getmetatable(value) ~= Blob then
+      if not rawequal(getmetatable(value), Blob) then
         raise("%s: the parameter %s is a table; write json.encode(...)", name, key)
       end
       blobs = true

@@ -31,6 +31,7 @@ from greenlua.clients.store_memory import (
 from greenlua.settings import Settings
 
 PREFIX = b"greenlua:"  # of every name in Redis
+QUIET = 30.0  # seconds without a message after which a listener asks whether Redis is still there
 
 # Numbers inside a script are floats; so integers of 64 bits stay text there.
 _INCR = """
@@ -64,6 +65,26 @@ class Shared:
 
     def close(self) -> None:
         self._redis.connection_pool.disconnect()
+
+    def publish(self, channel: bytes, message: bytes) -> None:
+        self._do("PUBLISH", channel, message)
+
+    def listen(self, channel: bytes, begun: Callable[[], None], hear: Callable[[bytes], None]) -> None:
+        pool = self._redis.connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)
+        try:
+            connection.connect()
+            connection.send_command("SUBSCRIBE", channel)
+            connection.read_response()
+            begun()
+            while True:
+                if not connection.can_read(QUIET):
+                    connection.send_command("PING")
+                message = connection.read_response()
+                if message[0] == b"message":
+                    hear(message[2])
+        finally:
+            connection.disconnect()
 
     def get(self, key: bytes) -> bytes | None:
         return self._do("GET", key)
@@ -142,6 +163,17 @@ class Client:
     def close(self) -> None:
         if isinstance(self._backend, Shared):
             self._backend.close()
+
+    def publish(self, channel: bytes, message: bytes) -> None:
+        """Sends a message to all who listen; only where the store is shared. Waits on Redis."""
+        if isinstance(self._backend, Shared):
+            named(self._backend.publish)(channel, message)
+
+    def listen(self, channel: bytes, begun: Callable[[], None], hear: Callable[[bytes], None]) -> None:
+        """Calls ``begun`` when nothing that is published from now on is missed, and ``hear`` with each message. It ends only by
+        raising: that Redis cannot be reached, or no more."""
+        if isinstance(self._backend, Shared):
+            named(self._backend.listen)(channel, begun, hear)
 
     def add_for(self, key: str, seconds: float) -> bool:
         """Whether this is the first call for ``key`` within ``seconds``, of all that share the store. May wait on Redis."""

@@ -4,7 +4,7 @@
 local prelude, host = ...
 
 local format, getinfo, huge, next = string.format, debug.getinfo, math.huge, next
-local select, tostring, type, unpack = select, tostring, type, table.unpack or unpack
+local rawequal, select, tostring, type, unpack = rawequal, select, tostring, type, table.unpack or unpack
 local engine, place, raise = prelude.engine, prelude.errors.place, prelude.errors.raise
 
 local DEFERRED_MAX = 100 -- of one request; the setting `tasks` bounds those of all that have not begun
@@ -95,12 +95,11 @@ local function defer(ctx, f, ...)
     raise("ctx:defer takes a function, not a %s; write ctx:defer(f, ...), not ctx:defer(f(...))", type(f))
   end
   local main = engine.is_running() and engine.current().main
-  if not main or main.ctx ~= ctx then raise("ctx:defer works only in the request that ctx is of") end
+  if not main or not rawequal(main.ctx, ctx) then raise("ctx:defer works only in the request that ctx is of") end
   local list = main.deferred or {}
   if #list >= DEFERRED_MAX then raise("ctx:defer: a request defers at most %d functions", DEFERRED_MAX) end
   if deferred >= host.tasks then raise("ctx:defer: %d functions wait already (setting tasks)", host.tasks) end
   local arguments, n = { ... }, select("#", ...)
-  deferred = deferred + 1
   local number
   number = define(function()
     deferred = deferred - 1
@@ -108,7 +107,7 @@ local function defer(ctx, f, ...)
     f(unpack(arguments, 1, n))
   end, place_of(f))
   list[#list + 1] = number
-  main.deferred = list
+  main.deferred, deferred = list, deferred + 1
 end
 
 prelude.context.fields.defer = function() return defer end

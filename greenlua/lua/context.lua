@@ -1,19 +1,21 @@
 -- ctx: what a handler knows of its request. Uses errors, values, json_decode and response.
--- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the name of its slot (index, generation), the
--- number of its handler and the values of the template's fields; the rest comes from Python through host.fetch, which refuses once
--- the request has ended, so that a ctx that was kept somewhere can never show another request's data.
+-- Nothing is built before a handler touches it, and then it is kept. A ctx holds only the number of its handler and the values of the
+-- template's fields; the rest comes from Python through host.fetch, for the request that runs and no other, so that a ctx that was
+-- kept somewhere can never show another request's data.
 
 local prelude, host = ...
 
 local byte, char, find, format, gmatch, gsub, lower, match, sub =
   string.byte, string.char, string.find, string.format, string.gmatch, string.gsub, string.lower, string.match, string.sub
-local error, next, rawset, setmetatable, tostring, type = error, next, rawset, setmetatable, tostring, type
+local error, next, rawequal, rawget, rawset, setmetatable, tostring, type =
+  error, next, rawequal, rawget, rawset, setmetatable, tostring, type
 local raise = prelude.errors.raise
 local fetch, fetch_header = host.fetch, host.fetch_header
+local OUT_OF_MEMORY = prelude.limits.OUT_OF_MEMORY
 local is_utf8 = prelude.values.is_utf8
 local try_decode = prelude.json_decode.try_decode
 local problem = prelude.response.problem
-local OPAQUE, array = prelude.values.OPAQUE, prelude.values.array
+local OPAQUE, array, null = prelude.values.OPAQUE, prelude.values.array, prelude.values.null
 
 local templates, template_fields = {}, {} -- handler number -> its template; the names of the template's fields, in order
 
@@ -23,6 +25,11 @@ local function define_template(number, template)
   templates[number], template_fields[number] = template, names
 end
 
+-- define_template; fields: how a field of ctx is made, to which streams.lua and background.lua add theirs; identify: from the engine.
+-- checked: by handler number, a set of what Python has checked before the request came here: query, headers, json, form (contract.lua).
+local checked = {}
+local module = { define_template = define_template, checked = checked }
+
 local FIELDS_MAX = 1000 -- of one query, form or cookie header; PHP's max_input_vars is the same
 
 -- A fault of the client, thrown as a response: pcall sees it, and uncaught it is the answer.
@@ -30,17 +37,28 @@ local function refuse(status, detail)
   error(problem(status, detail), 0)
 end
 
+-- Python could not give a field: the request has ended, or its value is more than the VM has room for.
+local function refused(why)
+  if why == nil or why == OUT_OF_MEMORY then error(OUT_OF_MEMORY, 0) end
+  raise(why)
+end
+
+-- Index and generation of the slot behind a ctx; only the engine knows them, so that user code cannot name another request's.
+local function identify(ctx) return module.identify(ctx) end
+
 -- A request's field from Python. nil and a sentence mean that this cannot be had: the request has ended.
 local function get(ctx, name)
-  local value, why = fetch(ctx[1], ctx[2], name)
-  if value == nil then raise(why) end
+  local index, generation = identify(ctx)
+  local value, why = fetch(index, generation, name)
+  if value == nil then refused(why) end
   return value
 end
 
 -- Several values at once, as a list that begins with true.
 local function get_list(ctx, name)
-  local list = { fetch(ctx[1], ctx[2], name) }
-  if list[1] == nil then raise(list[2]) end
+  local index, generation = identify(ctx)
+  local list = { fetch(index, generation, name) }
+  if list[1] == nil then refused(list[2]) end
   return list
 end
 
@@ -61,11 +79,11 @@ local function unquote(text, what)
 end
 
 -- A table of first values; :all(name) gives the list of all. The lists live behind the method, so that
--- no name that a client sends can reach or hide anything but its own value.
-local function collection(lists)
+-- no name that a client sends can reach or hide anything but its own value. arrays: those that are shown as a whole.
+local function collection(lists, arrays)
   local first = {}
   for name, list in next, lists do
-    if name ~= "all" then first[name] = list[1] end
+    if name ~= "all" then first[name] = arrays and arrays[name] or list[1] end
   end
   return setmetatable(first, {
     __index = {
@@ -77,6 +95,24 @@ local function collection(lists)
     },
     __metatable = "greenlua.collection",
   })
+end
+
+-- What Python has checked of this request, or nil where the route asks for no check of it.
+local function get_checked(ctx, part)
+  local parts = checked[ctx[1]]
+  if not parts or not parts[part] then return nil end
+  return (try_decode(get(ctx, "checked_" .. part)))
+end
+
+-- A collection of checked fields: what has a schema is what that says, the rest lists of texts.
+local function checked_collection(given)
+  local lists, arrays = given.texts, {}
+  for name, value in next, given.values do
+    local is_list = type(value) == "table" and not rawequal(value, null)
+    lists[name] = is_list and value or { value }
+    if is_list then arrays[name] = value end
+  end
+  return collection(lists, arrays)
 end
 
 local function add(lists, name, value)
@@ -101,15 +137,23 @@ end
 
 -- ---------------------------------------------------------------- headers
 
-local CTX = {} -- key of a headers table under which its ctx stands; no name that user code could ask for
+-- Keys of a headers table under which its ctx and the checked headers stand; no names that user code could ask for.
+local CTX, CHECKED = {}, {}
 
 -- headers.accept, headers["X-Token"], headers.content_type: one look-up in Python each, kept under the name asked for.
 local Headers = {
   __index = function(headers, name)
     if type(name) ~= "string" then return nil end
-    local ctx = headers[CTX]
-    local value, why = fetch_header(ctx[1], ctx[2], name)
-    if value == nil then raise(why) end
+    local ctx, known = headers[CTX], headers[CHECKED]
+    local value = known and known[gsub(lower(name), "_", "-")]
+    if value ~= nil and known then
+      rawset(headers, name, value)
+      return value
+    end
+    local index, generation = identify(ctx)
+    local why
+    value, why = fetch_header(index, generation, name)
+    if value == nil then refused(why) end
     if value == false then return nil end
     rawset(headers, name, value)
     return value
@@ -117,6 +161,7 @@ local Headers = {
   __pairs = function(headers)
     local flat, all = get_list(headers[CTX], "headers"), {}
     for i = 2, #flat, 2 do all[flat[i]] = flat[i + 1] end
+    for name, value in next, headers[CHECKED] or {} do all[name] = value end
     return next, all, nil
   end,
   __newindex = function() raise("ctx.headers are the request's and cannot be changed") end,
@@ -198,22 +243,28 @@ local LAZY = {
   request_id = get,
   started_at = get,
   body = get,
-  template = function(ctx) return templates[ctx[3]] end,
+  template = function(ctx) return templates[ctx[1]] end,
   state = function() return {} end,
 
   params = function(ctx)
-    local names, params = template_fields[ctx[3]], {}
-    for i = 1, #names do params[names[i]] = ctx[3 + i] end
+    local names, params = template_fields[ctx[1]], {}
+    for i = 1, #names do params[names[i]] = ctx[1 + i] end
     return params
   end,
 
-  query = function(ctx) return collection(pairs_of(get(ctx, "query"), "query string")) end,
+  query = function(ctx)
+    local given = get_checked(ctx, "query")
+    if given then return checked_collection(given) end
+    return collection(pairs_of(get(ctx, "query"), "query string"))
+  end,
 
-  headers = function(ctx) return setmetatable({ [CTX] = ctx }, Headers) end,
+  headers = function(ctx) return setmetatable({ [CTX] = ctx, [CHECKED] = get_checked(ctx, "headers") or false }, Headers) end,
 
   cookies = function(ctx) return cookies_of(ctx.headers.cookie or "") end,
 
   json = function(ctx)
+    local given = get_checked(ctx, "json")
+    if given then return given.body end
     check_type(ctx, "application/json", JSON_TYPES)
     local text = ctx.body
     if text == "" then refuse(400, "the body is empty; this needs JSON") end
@@ -223,12 +274,16 @@ local LAZY = {
   end,
 
   form = function(ctx)
+    local given = get_checked(ctx, "form")
+    if given then return checked_collection(given) end
     build_form(ctx)
     return ctx.form
   end,
 
   files = function(ctx)
+    local parts, form = checked[ctx[1]], rawget(ctx, "form")
     build_form(ctx)
+    if parts and parts.form then rawset(ctx, "form", form) end -- never the unchecked one
     return ctx.files
   end,
 }
@@ -243,10 +298,10 @@ local Context = {
     rawset(ctx, name, value)
     return value
   end,
-  __tostring = function(ctx) return "ctx of " .. tostring(templates[ctx[3]]) end,
+  __tostring = function(ctx) return "ctx of " .. tostring(templates[ctx[1]]) end,
 }
 
 OPAQUE[Context] = true
 
--- fields: how a field of ctx is made; streams.lua and background.lua add theirs.
-return { Context = Context, define_template = define_template, fields = LAZY }
+module.Context, module.fields = Context, LAZY
+return module

@@ -1,13 +1,14 @@
 -- The coroutine library that user code sees. A coroutine that user code makes hands operations on to the engine, so that it
--- can wait (sleep, http...) and still yield values of its own. Uses errors, pool, engine.
+-- can wait (sleep, http...) and still yield values of its own. Uses errors, limits, pool, operations.
 
 local prelude = ...
 
-local error, next, setmetatable, type = error, next, setmetatable, type
+local error, next, pcall, setmetatable, type = error, next, pcall, setmetatable, type
 local create, isyieldable, resume, running, yield, status =
   coroutine.create, coroutine.isyieldable, coroutine.resume, coroutine.running, coroutine.yield, coroutine.status
 local raise = prelude.errors.raise
-local OPERATION, cannot_wait = prelude.pool.OPERATION, prelude.engine.cannot_wait
+local arm, seen = prelude.limits.arm, prelude.limits.seen
+local OPERATION, cannot_wait = prelude.pool.OPERATION, prelude.operations.cannot_wait
 
 -- Coroutines that user code made; WAITS while one waits for an operation. Only these, and only while they do not wait, may be
 -- resumed or closed by user code: whoever resumed the coroutine of a request would get what the engine is owed.
@@ -35,7 +36,15 @@ function pump(co, ok, tag, ...)
     if not isyieldable() then return pass_in(co, false, cannot_wait((...) or "wait")) end
     return pass_in(co, yield(OPERATION, ...))
   end
+  if not ok then return seen(false, tag) end
   return ok, tag, ...
+end
+
+-- The pcall is for hooks: one that raises leaves them switched off in its coroutine until a pcall has caught that, and <close> values
+-- could then run for ever.
+local function deliver(ok, ...)
+  if not ok then error((...), 0) end
+  return ...
 end
 
 local function check_thread(co, name)
@@ -51,7 +60,7 @@ for name, value in next, coroutine do coroutines[name] = value end
 
 function coroutines.create(f)
   if type(f) ~= "function" then raise("coroutine.create takes a function, not a %s", type(f)) end
-  local co = create(f)
+  local co = arm(create(function(...) return deliver(pcall(f, ...)) end))
   made[co] = OURS
   return co
 end

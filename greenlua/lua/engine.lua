@@ -1,5 +1,5 @@
 -- The engine: runs each request in pooled coroutines and turns whatever happens into values. Sans I/O: no socket, no clock.
--- Uses errors, marshal, failures, unseen, outbox, pool, context, response. Called by vm.py, and that by the one Lua greenlet, alone.
+-- Uses errors, limits, marshal, failures, unseen, outbox, pool, context, response. Called by vm.py, and that by the one Lua greenlet, alone.
 --   start(index, generation, number, ...) -> status, head, body   the handler answered; ... are the template's fields
 --                                     | false, message, traceback   it failed (the one place where a failure becomes a value)
 --                                     | nothing   it waits; for what stands in the outbox
@@ -10,16 +10,17 @@
 
 local prelude = ...
 
-local close, isyieldable, resume_raw, yield = coroutine.close, coroutine.isyieldable, coroutine.resume, coroutine.yield
-local pcall, rawequal, setmetatable = pcall, rawequal, setmetatable
-local collectgarbage, math, next = collectgarbage, math, next
-local min, select, unpack = math.min, select, table.unpack or unpack
+local resume_raw = coroutine.resume
+local pcall, rawequal, setmetatable, xpcall = pcall, rawequal, setmetatable, xpcall
+local min, next, select = math.min, next, select
+local unpack = table.unpack or unpack
 local Context, define_template = prelude.context.Context, prelude.context.define_template
-local make_error, raise = prelude.errors.make_error, prelude.errors.raise
-local catch_in, describe, is_caught = prelude.failures.catch_in, prelude.failures.describe, prelude.failures.is_caught
-local caught_of, passed, unseen = prelude.failures.caught_of, prelude.failures.passed, prelude.unseen
-local finish = prelude.response.finish
-local drop_fed, unpack_value = prelude.marshal.drop_fed, prelude.marshal.unpack_value
+local raise = prelude.errors.raise
+local claim, describe, is_caught = prelude.failures.claim, prelude.failures.describe, prelude.failures.is_caught
+local note, passed, protect = prelude.failures.note, prelude.failures.passed, prelude.failures.protect
+local limits, unseen = prelude.limits, prelude.unseen
+local drop_fed, unpack_failure, unpack_value =
+  prelude.marshal.drop_fed, prelude.marshal.unpack_failure, prelude.marshal.unpack_value
 local EVENTS, emit = prelude.outbox.EVENTS, prelude.outbox.emit
 local DONE, OPERATION, nesting = prelude.pool.DONE, prelude.pool.OPERATION, prelude.pool.nesting
 local borrow, close_all, give_back = prelude.pool.borrow, prelude.pool.close_all, prelude.pool.give_back
@@ -48,7 +49,7 @@ end
 -- and what a handler returned is judged when it is gone.
 local function locate(ctx, trace)
   if trace ~= "" then return trace end
-  return "in the handler at " .. (places[ctx[3]] or "?")
+  return "in the handler at " .. (places[ctx[1]] or "?")
 end
 
 local function report(ctx, caught)
@@ -89,20 +90,19 @@ end
 local function make_ready(task)
   drop_operation(task)
   if not task.ready and not task.over then
-    task.ready = true
-    last_ready = last_ready + 1
-    ready[last_ready] = task
+    ready[last_ready + 1] = task
+    last_ready, task.ready = last_ready + 1, true
   end
 end
 
--- A new task of the request that runs now. It runs f(...) once what runs now has parked.
+-- A new task of this request. It runs f(...) once what runs now has parked.
 local function launch(f, ...)
   local main = current().main
   local task = { main = main, f = f, arguments = { ... }, n = select("#", ...), index = main.index,
     generation = main.generation, ctx = main.ctx, over = false, waiters = {} }
-  main.tasks = main.tasks or {}
-  main.tasks[task] = true
-  main.task_count = (main.task_count or 0) + 1
+  main.tasks, main.task_count = main.tasks or {}, main.task_count or 0
+  main.tasks[task] = true -- from here on nothing is allocated until it is counted
+  main.task_count = main.task_count + 1
   task_count = task_count + 1
   make_ready(task)
   return task
@@ -159,9 +159,8 @@ local function cancel_task(task, caught)
   end_task(task)
 end
 
--- The main task is over: the others of its request end with it, and failures that nobody asked for are reported.
+-- The main task is over: the others end with it, and failures that nobody asked for are reported.
 local function end_main(task)
-  mains[task.index] = nil
   task.over = true
   while task.tasks and next(task.tasks) do
     local child = next(task.tasks)
@@ -170,6 +169,7 @@ local function end_main(task)
   end
   if task.failed then unseen.report_all(task, report) end
   local deferred = task.deferred
+  mains[task.index], task.deferred = nil, nil -- not earlier: when memory ends in here, `recover` finds it and goes on
   for i = 1, deferred and #deferred or 0 do emit(EVENTS.DEFER, task.index, task.generation, deferred[i], false, false) end
 end
 
@@ -187,37 +187,38 @@ local function park(name, shape, scalars)
   co_now = nil
 end
 
--- What ended a coroutine, as a failure or a thrown response.
-local function catch_end(co, ctx, ok, value)
-  local caught = catch_in(co, ok and "attempt to yield from outside a coroutine" or value)
-  co_now = nil -- a <close> value cannot wait
-  if close then
-    local closed, newer = close(co)
-    if not closed and not ok and not rawequal(newer, value) then
-      report(ctx, caught_of(newer, "in a <close> value, while another failure ended its task"))
-    end
+-- What escaped from a coroutine, as a failure or a thrown response.
+local function caught_in(co, ctx, value)
+  local caught = claim(co, value)
+  if is_caught(caught) and caught.newer then
+    caught.newer.traceback = "in a <close> value, while another failure ended its task"
+    report(ctx, caught.newer)
   end
   return caught
 end
 
-local function fail(co, ctx, ok, value)
-  local caught = catch_end(co, ctx, ok, value)
+local function fail(co, ctx, value)
+  local caught = caught_in(co, ctx, value)
   if is_caught(caught) then return false, caught.message, locate(ctx, caught.traceback) end
-  if index_now < 0 then return false, "a response was thrown, but background work has no client", locate(ctx, "") end
-  local finished, status, head, body = pcall(finish, ctx, caught) -- a response: thrown, not returned, and an answer all the same
-  if finished then return status, head, body end
-  return false, describe(status), locate(ctx, "")
+  return false, "a response was thrown, but background work has no client", locate(ctx, "")
 end
 
--- What became of a main task's coroutine that was resumed.
-local function settle(co, ctx, ok, tag, a, b, c)
-  if ok and tag == OPERATION then return park(a, b, c) end
+-- What a coroutine that was resumed left: something to wait for, or its end. It hardly ever dies: what user code raises is caught inside.
+local function came_back(co, ok, tag, fine, a, b, c)
+  if ok and tag == OPERATION then return true, park(fine, a, b) end
+  co_now = nil
+  if task_now then task_now.co = nil end -- whatever fails from here on: a coroutine in the pool is nobody's to close
   if ok and tag == DONE then
-    give_back(co)
-    co_now = nil
-  else
-    a, b, c = fail(co, ctx, ok, tag)
+    if not limits.state.over then give_back(co) end
+    return false, fine, a, b, c
   end
+  close_all(co)
+  return false, false, ok and "attempt to yield from outside a coroutine" or tag
+end
+
+local function settle(co, ctx, parked_now, fine, a, b, c)
+  if parked_now then return end
+  if not fine then a, b, c = fail(co, ctx, a) end
   local task = task_now
   if task then
     run_guards(task)
@@ -232,18 +233,14 @@ end
 
 -- In the task's own coroutine, results and all: very many of them overflow its stack, and not the engine's.
 local function run_task(task)
-  keep_results(task, task.f(unpack(task.arguments, 1, task.n)))
+  return xpcall(function() keep_results(task, task.f(unpack(task.arguments, 1, task.n))) end, note)
 end
 
--- What became of a spawned task's coroutine that was resumed.
-local function settle_task(task, ok, tag, name, shape, scalars)
-  if ok and tag == OPERATION then return park(name, shape, scalars) end
-  if ok and tag == DONE then
-    give_back(task.co)
-    co_now = nil
-  else
-    task.caught = catch_end(task.co, task.ctx, ok, tag)
-    unseen.keep(task, report)
+local function settle_task(task, co, parked_now, fine, value)
+  if parked_now then return end
+  if not fine then
+    task.caught = caught_in(co, task.ctx, value)
+    if not limits.state.over then unseen.keep(task, report) end
   end
   run_guards(task)
   end_task(task)
@@ -260,9 +257,9 @@ local function run_ready(a, b, c)
       task.co = task.co or borrow(run_task, task)
       enter(task)
       if task.main ~= task then
-        settle_task(task, resume_raw(task.co, true))
+        settle_task(task, task.co, came_back(task.co, resume_raw(task.co, true)))
       else
-        a, b, c = settle(task.co, task.ctx, resume_raw(task.co, true))
+        a, b, c = settle(task.co, task.ctx, came_back(task.co, resume_raw(task.co, true)))
       end
     end
   end
@@ -272,15 +269,36 @@ end
 
 -- ---------------------------------------------------------------- for vm.py
 
+-- The request went past a limit: it fails, whatever it has made of that, and wherever it waits.
+local function stop_request(a)
+  local over, main = limits.clear(), mains[index_now]
+  if not over.placed then over.message = (ctx_now and places[ctx_now[1]] or "?") .. ": " .. over.message end
+  if main then
+    enter(main)
+    abort(main)
+    end_main(main)
+  elseif a == nil then
+    return
+  end
+  if limits.clear() then log("warning", "what cleaned up after a stopped request was stopped too", false) end
+  return false, over.message, over.traceback
+end
+
+-- The end of a verb: nothing is kept past it.
+local function leave(a, b, c)
+  if limits.state.over then a, b, c = stop_request(a) end
+  co_now, ctx_now, task_now, limits.state.fresh = nil, nil, nil, true -- LuaJIT's hook may look before the next verb has begun
+  if a ~= nil then return a, b, c end
+end
+
 local function start(index, generation, number, ...)
-  local ctx = setmetatable({ index, generation, number, ... }, Context)
+  local ctx = setmetatable({ number, ... }, Context)
   local co = borrow(runs[number], ctx)
   index_now, generation_now, ctx_now, co_now, task_now = index, generation, ctx, co, nil
-  nesting.depth, passed.on = 0, nil
-  local a, b, c = settle(co, ctx, resume_raw(co))
+  nesting.depth, passed.on, limits.state.fresh = 0, nil, true
+  local a, b, c = settle(co, ctx, came_back(co, resume_raw(co)))
   if last_ready > 0 then a, b, c = run_ready(a, b, c) end
-  co_now, ctx_now, task_now = nil, nil, nil -- nothing of a request is kept past its answer
-  if a ~= nil then return a, b, c end
+  return leave(a, b, c)
 end
 
 local function resume(operation, ok, shape, ...)
@@ -289,17 +307,16 @@ local function resume(operation, ok, shape, ...)
   parked[operation] = nil
   task.operation, task.scalars = nil, nil
   enter(task)
-  local value
-  if ok then value = unpack_value(shape, ...) else value = make_error(shape, (...)) end
-  local a, b, c
+  limits.state.fresh = true
+  local value, a, b, c
+  if ok then value = unpack_value(shape, ...) else value = unpack_failure(shape, ...) end
   if task.main ~= task then
-    settle_task(task, resume_raw(task.co, ok, value))
+    settle_task(task, task.co, came_back(task.co, resume_raw(task.co, ok, value)))
   else
-    a, b, c = settle(task.co, task.ctx, resume_raw(task.co, ok, value))
+    a, b, c = settle(task.co, task.ctx, came_back(task.co, resume_raw(task.co, ok, value)))
   end
   if last_ready > 0 then a, b, c = run_ready(a, b, c) end
-  co_now, ctx_now, task_now = nil, nil, nil -- nothing of a request is kept past its answer
-  if a ~= nil then return a, b, c end
+  return leave(a, b, c)
 end
 
 -- true and scalars of an operation's arguments from the given one on; nothing when there are no more, false when nobody wants it.
@@ -321,31 +338,11 @@ local function cancel(index, generation)
   local task = mains[index]
   if not task or task.generation ~= generation then return false end
   enter(task)
+  limits.state.fresh = true
   abort(task)
   end_main(task)
-  co_now, ctx_now, task_now = nil, nil, nil
+  leave()
   return true
-end
-
--- ---------------------------------------------------------------- operations
-
-local function cannot_wait(name)
-  return name .. " cannot wait here: Lua cannot pause inside table.sort, gsub and other C functions"
-end
-
-local function check_can_wait(name)
-  if task_now and task_now.over then raise("%s cannot wait any more: its request has ended", name) end
-  if co_now == nil and ctx_now then raise("%s cannot wait here: a failure is ending its task", name) end
-  if co_now == nil then
-    raise("%s cannot wait here: no request runs; call it in a handler, or at the start in app:on_start(function() ... end)", name)
-  end
-  if not isyieldable() then raise("%s", cannot_wait(name)) end
-end
-
--- Parks until a task makes this one ready, or, with seconds, until they have passed. Gives nothing, or an error to throw.
-local function pause(seconds)
-  local ok, value = yield(OPERATION, seconds and "sleep", seconds)
-  if not ok then return value end
 end
 
 -- An operation that nobody waits for.
@@ -357,36 +354,42 @@ end
 
 -- An error of our own escaped from a verb: what was ready is forgotten, and the request that it happened in is ended.
 local function recover(index, generation)
-  for i = first_ready, last_ready do ready[i].ready = nil end
-  ready, first_ready, last_ready = {}, 1, 0
+  for i = first_ready, last_ready do
+    if ready[i] then ready[i].ready, ready[i] = nil, nil end -- memory may have ended before it was written
+  end
+  first_ready, last_ready = 1, 0
   drop_fed()
+  limits.clear()
   pcall(cancel, index, generation)
-  co_now, ctx_now, task_now = nil, nil, nil
+  leave()
+end
+
+-- The name of the request whose ctx this is, while it runs.
+function prelude.context.identify(ctx)
+  if not rawequal(ctx, ctx_now) then raise("this ctx is of a request that has ended, or of another one than runs now") end
+  return index_now, generation_now
 end
 
 local function statistics()
   local parked_count = 0
   for _ in next, parked do parked_count = parked_count + 1 end
-  return math.floor(collectgarbage("count") * 1024), parked_count, prelude.pool.idle_count(), operations, task_count
+  return parked_count, prelude.pool.idle_count(), operations, task_count
 end
 
 return {
-  cannot_wait = cannot_wait,
   define = function(number, run, template, place)
-    runs[number], places[number] = run, place
+    runs[number], places[number] = run and protect(run, number < 0), place
     if template then define_template(number, template) end
   end,
   log = log,
   report = report,
-  -- tasks (tasks.lua)
   cancel_task = cancel_task,
-  check_can_wait = check_can_wait,
   current = current,
   launch = launch,
-  pause = pause,
   task_count = function() return task_count end,
   detach = detach,
   is_running = function() return co_now ~= nil end,
+  now = function() return co_now, ctx_now, task_now end,
   -- for vm.py
   start = start,
   resume = resume,

@@ -2,7 +2,8 @@
 
 local error, format, getinfo, min, setmetatable, tostring, type =
   error, string.format, debug.getinfo, math.min, setmetatable, tostring, type
-local byte, find, lower = string.byte, string.find, string.lower
+local byte, find, gmatch, lower = string.byte, string.find, string.gmatch, string.lower
+local concat, traceback = table.concat, debug.traceback
 
 local OURS = "[greenlua]" -- begins the name of every chunk of the prelude
 
@@ -17,6 +18,35 @@ local function place()
     end
     level = level + 1
   end
+end
+
+-- The frames of user code only: the prelude's own, and what stands behind the last of the user's, say nothing to the one
+-- who reads. Empty when there is none.
+local function trim(trace)
+  local lines, n, last, skipped = {}, 0, 0, false
+  for line in gmatch(trace, "[^\n]+") do
+    local tail_calls = find(line, "^%s*%(%.%.%.")
+    skipped = find(line, OURS, 1, true) or skipped and tail_calls
+    if not skipped and not find(line, "^%s*%[C%]: in function 'error'") then
+      n = n + 1
+      lines[n] = line
+      if n > 1 and not tail_calls and not find(line, "^%s*%[C%]") then last = n end
+    end
+  end
+  return concat(lines, "\n", 1, last)
+end
+
+local DEEP = 100 -- frames; debug.traceback looks for both ends of the stack, which takes seconds where recursion has filled it
+
+-- The frames of user code, from the one that calls this function's caller outwards; of a deep stack the innermost.
+local function trace()
+  if not getinfo(DEEP, "l") then return trim(traceback("", 3)) end
+  local lines = { "stack traceback:" }
+  for level = 3, 14 do
+    local info = getinfo(level, "Sl")
+    lines[#lines + 1] = format("\t%s:%s in a function at line %d", info.short_src, info.currentline, info.linedefined)
+  end
+  return trim(concat(lines, "\n")) .. "\n\t..."
 end
 
 -- Raises a sentence that begins with the place of the user code that is to blame, however deep in the prelude it was noticed.
@@ -80,4 +110,5 @@ return {
   place = place,
   raise = raise,
   throw = throw,
+  trace = trace,
 }

@@ -1,6 +1,5 @@
 ---@meta
--- Types of the Lua API for the Lua language server (LuaLS); never run. docs/lua-api.md says how to use this file, and
--- what everything here does exactly.
+-- Types of the Lua API for the Lua language server (LuaLS); never run. docs/lua-api.md says how to use it, and what all this does.
 
 -- ---------------------------------------------------------------- values
 
@@ -89,18 +88,22 @@ function Ctx:read(n) end
 ---Runs when handler or before failed; what it returns is the answer, `nil` leaves it to the next one out.
 ---@alias greenlua.OnError fun(ctx: greenlua.Ctx, failure: any, traceback: string): (integer|table|string|greenlua.Response)?, (table|string)?, greenlua.AnswerHeaders?
 
----@class greenlua.RouteOptions
+---@class greenlua.RouteOptions: v.GroupOptions
 ---@field before? greenlua.Before|greenlua.Before[]
 ---@field after? greenlua.After|greenlua.After[]
 ---@field on_error? greenlua.OnError|greenlua.OnError[]
+---@field on_disconnect? "cancel"|"finish" what becomes of the handler when its client leaves: it is ended where it waits, or runs to its end
 
 ---What a route takes beyond those of a group.
----@class greenlua.OneRouteOptions: greenlua.RouteOptions
+---@class greenlua.OneRouteOptions: greenlua.RouteOptions, v.RouteOptions
 ---@field stream_body? boolean the handler reads the body in pieces, with `ctx:read`
 
 ---@class greenlua.AppOptions
 ---@field title? string
 ---@field version? string
+---@field description? string Markdown, for the OpenAPI document
+---@field servers? string[] where the API is, if not where its OpenAPI document is
+---@field docs? boolean|{ path?: string|false, openapi?: string, token?: string } serves /docs and /openapi.json (docs/openapi.md)
 
 ---The app or a group of it. Declares routes while the app loads.
 ---@class greenlua.Scope
@@ -111,45 +114,38 @@ local Scope = {}
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:get(template, options, handler) end
-
 ---@param template string such as `/users/{id:int}`
 ---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:post(template, options, handler) end
-
 ---@param template string such as `/users/{id:int}`
 ---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:put(template, options, handler) end
-
 ---@param template string such as `/users/{id:int}`
 ---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:patch(template, options, handler) end
-
 ---@param template string such as `/users/{id:int}`
 ---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:delete(template, options, handler) end
-
 ---Replaces what HEAD does by itself, which is to follow GET.
 ---@param template string such as `/users/{id:int}`
 ---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:head(template, options, handler) end
-
 ---Replaces what OPTIONS does by itself, which is 204 with `Allow`.
 ---@param template string such as `/users/{id:int}`
 ---@param options greenlua.OneRouteOptions
 ---@param handler greenlua.Handler
 ---@overload fun(self: greenlua.Scope, template: string, handler: greenlua.Handler)
 function Scope:options(template, options, handler) end
-
 ---One handler for several methods.
 ---@param methods greenlua.Method|greenlua.Method[]
 ---@param template string such as `/users/{id:int}`
@@ -165,12 +161,21 @@ function Scope:route(methods, template, options, handler) end
 ---@overload fun(self: greenlua.Scope, prefix: string, fill: fun(group: greenlua.Scope))
 function Scope:group(prefix, options, fill) end
 
+---Names a schema, for `v.ref`, which it gives. On the app only.
+---@param name string
+---@param schema v.Schema|table<string, v.Schema>
+---@return v.Schema
+function Scope:schema(name, schema) end
+
+---Declares what `security` may name, for the documentation. On the app only.
+---@param name string
+---@param scheme { type: "bearer"|"basic"|"api_key", name?: string, where?: "header"|"query"|"cookie", description?: string }
+function Scope:security_scheme(name, scheme) end
+
 ---@param hook greenlua.Before
 function Scope:before(hook) end
-
 ---@param hook greenlua.After
 function Scope:after(hook) end
-
 ---@param hook greenlua.OnError
 function Scope:on_error(hook) end
 
@@ -201,6 +206,10 @@ function Scope:on_start(options, f) end
 ---@overload fun(self: greenlua.Scope, f: fun())
 function Scope:on_stop(options, f) end
 
+---The files of a folder below the app's folder, at addresses that begin with `prefix`. On the app only.
+---@param options? { cache?: string, index?: boolean, headers?: table<string, string> }
+function Scope:static(prefix, folder, options) end
+
 -- ---------------------------------------------------------------- answers
 
 ---An answer, made by `response.*`. `after` may change these fields; `error(a response)` answers with it from any depth.
@@ -224,27 +233,23 @@ response = {}
 ---@param headers? greenlua.AnswerHeaders
 ---@return greenlua.Response
 function response.json(value, status, headers) end
-
 ---`text/plain; charset=utf-8`; 200.
 ---@param text string
 ---@param status? integer
 ---@param headers? greenlua.AnswerHeaders
 ---@return greenlua.Response
 function response.text(text, status, headers) end
-
 ---`text/html; charset=utf-8`; 200.
 ---@param text string
 ---@param status? integer
 ---@param headers? greenlua.AnswerHeaders
 ---@return greenlua.Response
 function response.html(text, status, headers) end
-
 ---No body; 204.
 ---@param status? integer
 ---@param headers? greenlua.AnswerHeaders
 ---@return greenlua.Response
 function response.empty(status, headers) end
-
 ---A problem document (RFC 9457).
 ---@param status integer 400 to 599
 ---@param detail? string a sentence for people
@@ -252,13 +257,11 @@ function response.empty(status, headers) end
 ---@param headers? greenlua.AnswerHeaders a 401 wants WWW-Authenticate
 ---@return greenlua.Response
 function response.error(status, detail, fields, headers) end
-
 ---302 unless `status` says otherwise.
 ---@param url string without spaces and control characters
 ---@param status? 301|302|303|307|308
 ---@return greenlua.Response
 function response.redirect(url, status) end
-
 ---A file of the app's folder; 404 when it is not there.
 ---@param path string relative to the app's folder
 ---@param options? greenlua.FileOptions
@@ -316,15 +319,12 @@ log = {}
 ---@param message any
 ---@param fields? table<string, greenlua.Json>
 function log.debug(message, fields) end
-
 ---@param message any
 ---@param fields? table<string, greenlua.Json>
 function log.info(message, fields) end
-
 ---@param message any
 ---@param fields? table<string, greenlua.Json>
 function log.warn(message, fields) end
-
 ---@param message any
 ---@param fields? table<string, greenlua.Json>
 function log.error(message, fields) end
@@ -380,6 +380,7 @@ function timeout(seconds, f, ...) end
 ---@class greenlua
 ---@field response greenlua.ResponseMakers
 ---@field json greenlua.JsonLibrary
+---@field v v.Library
 ---@field log greenlua.Log
 ---@field env table<string, string?>
 ---@field version string the version of greenlua

@@ -9,7 +9,8 @@ local byte, char, find, format, gsub, match, sub =
 local concat, type, tonumber, setmetatable = table.concat, type, tonumber, setmetatable
 local huge = math.huge
 local null, Array, utf8_fault = prelude.values.null, prelude.values.Array, prelude.values.utf8_fault
-local raise = prelude.errors.raise
+local raise, tick = prelude.errors.raise, prelude.calls.tick
+local jit = jit
 
 local DEPTH_MAX = prelude.values.DEPTH_MAX
 
@@ -186,7 +187,15 @@ local function read_object(text, at, depth)
   end
 end
 
+-- LuaJIT's hook does not fire in what it has compiled: there the clock is looked at now and then.
+local steps = 0
+local function step_on()
+  steps = steps + 1
+  if steps % 1000 == 0 then tick() end
+end
+
 function read_value(text, at, depth)
+  if jit then step_on() end
   local c = byte(text, at)
   if c == 34 then return read_string(text, at) end
   if c == 123 or c == 91 then

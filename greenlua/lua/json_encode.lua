@@ -4,16 +4,19 @@
 
 local prelude = ...
 
-local char, find, format, gsub, match = string.char, string.find, string.format, string.gsub, string.match
-local concat, next, rawequal, type, tostring, tonumber = table.concat, next, rawequal, type, tostring, tonumber
+local char, find, format, gsub, match, sub = string.char, string.find, string.format, string.gsub, string.match, string.sub
+local collectgarbage, concat, next, pcall, rawequal, type, tostring, tonumber =
+  collectgarbage, table.concat, next, pcall, rawequal, type, tostring, tonumber
 local getmetatable = prelude.getmetatable -- sees through __metatable
-local math_type = math.type
+local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local jit, math_type, sethook = jit, math.type, debug.sethook
 local huge = math.huge
 local null, Array, OPAQUE, is_utf8 = prelude.values.null, prelude.values.Array, prelude.values.OPAQUE, prelude.values.is_utf8
 local raise = prelude.errors.raise
+local LONG, tick = prelude.calls.LONG, prelude.calls.tick
 
 local DEPTH_MAX = prelude.values.DEPTH_MAX
-local KEYS_MAX = 4096   -- object keys remembered in encoded form; past it the memory is started afresh
+local KEYS_MAX = 1024   -- object keys remembered in encoded form; past it the memory is started afresh
 local KEY_LENGTH = 64   -- bytes; a longer key is not remembered, so that no client can fill the memory with keys
 
 local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
@@ -23,16 +26,54 @@ for code = 0, 31 do
 end
 ESCAPES["\127"] = "\127"
 
-local UNSAFE = '[%c"\\\128-\255]' -- PERF: one find in C clears plain ASCII, which is nearly every string
+-- PERF: one find in C clears plain ASCII, which is nearly every string. Anchored, and over all that needs no escape, it takes a third of
+-- what a search for the first that does takes: where it ends is to be where the text ends.
+local SAFE = "^[]-~ !#-[]*"
 
--- The inside of the quoted text, or nil where the text is not UTF-8.
+-- PERF: the hook that limits.lua puts into coroutines makes this code nearly half as slow again, so values are written in a coroutine
+-- without one, `plain`. Nothing of the user's may run in there, and nothing may take long: `write` then gives false, and begins anew.
+local plain = false
+local PLAIN_MAX = 40000 -- pieces of a buffer, a few milliseconds
+local ESCAPED_MAX = 2^18 -- bytes of texts that have something to escape
+local escaped = 0 -- of those, since `plain` began
+
+-- LuaJIT's hook does not fire in what it has compiled: there the clock is looked at now and then.
+local steps = 0
+local function step_on()
+  steps = steps + 1
+  if steps % 1000 == 0 then tick() end
+end
+
+local unlooked = 0 -- bytes of escaped texts since the last look on LuaJIT
+
+-- The inside of the quoted text, or nil where the text is not UTF-8, or false.
 local function escape(text)
+  if plain then
+    escaped = escaped + #text
+    if escaped > ESCAPED_MAX then return false end
+  end
+  if jit then
+    unlooked = unlooked + #text
+    if unlooked > LONG then
+      unlooked = 0
+      tick()
+    end
+  end
+  if #text > LONG then tick() end
   if find(text, "[\128-\255]") and not is_utf8(text) then return nil end
-  return (gsub(text, '[%c"\\]', ESCAPES))
+  if #text <= LONG then return (gsub(text, '[%c"\\]', ESCAPES)) end
+  local parts, n = {}, 0
+  for at = 1, #text, LONG do
+    tick()
+    n = n + 1
+    parts[n] = gsub(sub(text, at, at + LONG - 1), '[%c"\\]', ESCAPES)
+  end
+  return concat(parts)
 end
 
 local function quote(text)
-  if find(text, UNSAFE) then text = escape(text) end
+  local _, safe = find(text, SAFE)
+  if safe ~= #text then text = escape(text) end
   return text and '"' .. text .. '"'
 end
 
@@ -45,107 +86,146 @@ local function float(value)
   return format("%.17g", value)
 end
 
+-- PERF: what Lua itself writes is nearly always enough, and needs no call; 5.5 has another form, with up to 17 digits.
+local WRITES_14_DIGITS = 0.1 + 0.2 .. "" == "0.3"
+
 local number
 if math_type then
   function number(value)
     if math_type(value) == "integer" then return value end -- table.concat writes integers exactly
     if value ~= value or value == huge or value == -huge then return nil end
-    local text = float(value)
-    if not find(text, "[.e]") then text = text .. ".0" end -- 3.0 comes back as a float
+    local text = value .. "" -- 3.0 as a float
+    if WRITES_14_DIGITS and tonumber(text) == value then return text end
+    text = float(value)
+    if not find(text, "[.e]") then text = text .. ".0" end
     return text
   end
 else
   function number(value)
     if value ~= value or value == huge or value == -huge then return nil end
     -- LuaJIT has no integers: what is one is written as one, up to 2^53, and never as 1e+15.
+    if value > -1e14 and value < 1e14 then
+      local text = value .. ""
+      if tonumber(text) == value then return text end
+    end
     if value % 1 == 0 and value >= -2^53 and value <= 2^53 then return format("%.0f", value) end
     return float(value)
   end
 end
 
--- Keys in encoded form: "name": and, for a string behind it, "name":" with the opening quote.
-local keys, string_keys, key_count = {}, {}, 0
+-- Keys in encoded form, with what ends the value before and what begins the one behind: ,"name": and "," for the quotes of strings.
+-- PERF: so a field is two pieces of the buffer that are there already, the form of its key and its value, and no text is made of them.
+local FIRST, FIRST_TEXT, NEXT, NEXT_TEXT, PAST_TEXT, PAST_TEXT_TEXT = {}, {}, {}, {}, {}, {}
+local FORMS = { -- before the key, the forms, and behind it
+  { "{", FIRST, "" }, { "{", FIRST_TEXT, '"' },
+  { ",", NEXT, "" }, { ",", NEXT_TEXT, '"' },
+  { '",', PAST_TEXT, "" }, { '",', PAST_TEXT_TEXT, '"' },
+}
+local key_count = 0
 
--- A key that is not remembered yet, in both forms, or nil where JSON cannot say it.
-local function encode_key(key)
-  local text = type(key) == "string" and quote(key)
-  if not text then return nil end
-  local plain, for_string = text .. ":", text .. ':"'
-  if #key <= KEY_LENGTH then
-    if key_count >= KEYS_MAX then keys, string_keys, key_count = {}, {}, 0 end
-    keys[key], string_keys[key], key_count = plain, for_string, key_count + 1
+-- The form that is wanted of a key that is not remembered yet, or nil where JSON cannot say it.
+local function encode_key(key, wanted)
+  local text
+  if type(key) == "string" then text = quote(key) end
+  if not text then return text end
+  if key_count >= KEYS_MAX then
+    for i = 1, #FORMS do
+      for known in next, FORMS[i][2] do FORMS[i][2][known] = nil end
+    end
+    key_count = 0
   end
-  return plain, for_string
+  local found
+  for i = 1, #FORMS do
+    local before, forms, behind = FORMS[i][1], FORMS[i][2], FORMS[i][3]
+    local form = before .. text .. ":" .. behind
+    if #key <= KEY_LENGTH then forms[key] = form end
+    if forms == wanted then found = form end
+  end
+  if #key <= KEY_LENGTH then key_count = key_count + 1 end
+  return found
 end
 
 local write
 
--- PERF: a string or a number inside a table becomes one piece of the buffer, together with the comma and the key before it;
--- 100 objects cost 7 % less than with pieces of their own.
-
 local function write_list(items, length, buffer, n, depth)
-  local before = "["
+  local open, open_text, close = "[", '["', "]"
   for i = 1, length do
+    if jit then step_on() end
     local item = items[i]
     local kind = type(item)
-    n = n + 1
     if kind == "string" then
-      if find(item, UNSAFE) then
+      local _, safe = find(item, SAFE)
+      if safe ~= #item then
         item = escape(item)
-        if not item then return nil end
+        if not item then return item end
       end
-      buffer[n] = before .. '"' .. item .. '"'
-    elseif kind == "number" then
-      local text = number(item)
-      if not text then return nil end
-      buffer[n] = before .. text
+      buffer[n + 1], buffer[n + 2] = open_text, item
+      n = n + 2
+      open, open_text, close = '",', '","', '"]'
     else
-      buffer[n] = before
-      n = write(item, buffer, n, depth)
-      if not n then return nil end
+      buffer[n + 1] = open
+      if kind == "number" then
+        local text = number(item)
+        if not text then return nil end
+        n = n + 2
+        buffer[n] = text
+      else
+        n = write(item, buffer, n + 1, depth)
+        if not n then return n end
+      end
+      open, open_text, close = ",", ',"', "]"
     end
-    before = ","
   end
   n = n + 1
-  buffer[n] = "]"
+  buffer[n] = close
   return n
 end
 
 local function write_object(fields, meta, buffer, n, depth)
   local step, state, start = next, fields, nil
   if type(meta) == "table" and meta.__pairs then step, state, start = meta.__pairs(fields) end
-  local before = "{"
+  local forms, text_forms, close = FIRST, FIRST_TEXT, nil
   for key, item in step, state, start do
-    local plain, for_string = keys[key], string_keys[key]
-    if not plain then
-      plain, for_string = encode_key(key)
-      if not plain then return nil end
-    end
+    if jit then step_on() end
     local kind = type(item)
-    n = n + 1
     if kind == "string" then
-      if find(item, UNSAFE) then
+      local form = text_forms[key] or encode_key(key, text_forms)
+      if not form then return form end
+      local _, safe = find(item, SAFE)
+      if safe ~= #item then
         item = escape(item)
-        if not item then return nil end
+        if not item then return item end
       end
-      buffer[n] = before .. for_string .. item .. '"'
-    elseif kind == "number" then
-      local text = number(item)
-      if not text then return nil end
-      buffer[n] = before .. plain .. text
+      buffer[n + 1], buffer[n + 2] = form, item
+      n = n + 2
+      forms, text_forms, close = PAST_TEXT, PAST_TEXT_TEXT, '"}'
     else
-      buffer[n] = before .. plain
-      n = write(item, buffer, n, depth)
-      if not n then return nil end
+      local form = forms[key] or encode_key(key, forms)
+      if not form then return form end
+      n = n + 1
+      buffer[n] = form
+      if kind == "number" then
+        local text = number(item)
+        if not text then return nil end
+        n = n + 1
+        buffer[n] = text
+      elseif kind == "boolean" then
+        n = n + 1
+        buffer[n] = item and "true" or "false"
+      else
+        n = write(item, buffer, n, depth)
+        if not n then return n end
+      end
+      forms, text_forms, close = NEXT, NEXT_TEXT, "}"
     end
-    before = ","
+    if plain and n > PLAIN_MAX then return false end
   end
   n = n + 1
-  buffer[n] = before == "{" and "{}" or "}"
+  buffer[n] = close or "{}"
   return n
 end
 
--- Appends value to buffer after position n; returns the new n, or nil where JSON cannot say it (why: see explain).
+-- Appends value to buffer after position n; returns the new n, or nil where JSON cannot say it (why: see explain), or false.
 -- No pcall and no path on this way: a failure is rare, and explain walks the value again to name the place.
 function write(value, buffer, n, depth)
   local kind = type(value)
@@ -157,7 +237,9 @@ function write(value, buffer, n, depth)
     if depth >= DEPTH_MAX then return nil end
     local meta = getmetatable(value)
     if meta and OPAQUE[meta] then return nil end
+    if plain and (n > PLAIN_MAX or meta and not rawequal(meta, Array)) then return false end
     local length = #value
+    if 2 * length > PLAIN_MAX and plain then return false end
     if length == 0 and not (meta and rawequal(meta, Array)) then return write_object(value, meta, buffer, n, depth + 1) end
     local count = 0
     for _ in next, value do count = count + 1 end
@@ -172,7 +254,7 @@ function write(value, buffer, n, depth)
   if kind == "string" then text = quote(value)
   elseif kind == "number" then text = number(value)
   elseif kind == "boolean" then text = value and "true" or "false" end
-  if not text then return nil end
+  if not text then return text end
   buffer[n + 1] = text
   return n + 1
 end
@@ -227,19 +309,49 @@ local function explain(value, path, depth, above)
   return nil
 end
 
+local worker
+
+local function begin(value, buffer) return write(value, buffer, 0, 0) end
+
+-- No local keeps what was written last.
+local function work()
+  local n
+  while true do n = begin(yield(n)) end
+end
+
+local function write_plain(value, buffer)
+  if not worker then
+    worker = create(work)
+    sethook(worker) -- it has the hook of the coroutine that made it
+    resume(worker)
+  end
+  plain, escaped = true, 0
+  local ok, n = resume(worker, value, buffer)
+  plain = false
+  if ok then return n end
+  worker = nil -- no memory, or no room on the stack
+  return false
+end
+
+local SPARE_MAX = 65536 -- bytes of text, and so of what a buffer that is kept can hold on to
 local spare -- one buffer is kept between calls; a nested call (through __pairs) simply makes its own
 
 -- The JSON text of value, or nil and a sentence that names the place ($.items[3].price) and the reason.
 local function try_encode(value)
   local buffer = spare or {}
   spare = nil
-  local n = write(value, buffer, 0, 0)
+  local n = not jit and write_plain(value, buffer) -- LuaJIT has one hook for all coroutines
+  if n == false then n = write(value, buffer, 0, 0) end
   if not n then
     local why = explain(value, "$", 0, {})
     return nil, why or "the table changed while it was encoded"
   end
-  local text = concat(buffer, "", 1, n)
-  if n <= 1024 then spare = buffer end
+  local ok, text = pcall(concat, buffer, "", 1, n)
+  if not ok then -- C has found no memory, and has not looked for garbage
+    collectgarbage()
+    text = concat(buffer, "", 1, n)
+  end
+  if #text <= SPARE_MAX then spare = buffer end
   return text
 end
 

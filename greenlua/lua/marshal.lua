@@ -10,7 +10,7 @@ local byte, concat, format, next, rawequal, rep, select, type =
 local setmetatable = setmetatable
 local rawlen = rawlen or function(t) return #t end -- LuaJIT has no __len for tables
 local getmetatable = prelude.getmetatable
-local raise = prelude.errors.raise
+local make_error, raise = prelude.errors.make_error, prelude.errors.raise
 local null, Array, OPAQUE, DEPTH_MAX =
   prelude.values.null, prelude.values.Array, prelude.values.OPAQUE, prelude.values.DEPTH_MAX
 
@@ -195,4 +195,11 @@ local function unpack_value(shape, ...)
   return (read(shape, scalars, 1, 1))
 end
 
-return { pack = pack, unpack_value = unpack_value, feed = feed, drop_fed = drop_fed }
+-- What an operation failed with: the type of the error and its message, or the size of a result that there is no room for. Python
+-- passes a number then, since a string might not fit either.
+local function unpack_failure(kind, message)
+  if type(kind) == "string" then return make_error(kind, message) end
+  return make_error("MemoryError", format("its result of %d bytes is more than the VM has room for", kind))
+end
+
+return { pack = pack, unpack_failure = unpack_failure, unpack_value = unpack_value, feed = feed, drop_fed = drop_fed }

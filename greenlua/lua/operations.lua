@@ -2,10 +2,30 @@
 
 local prelude = ...
 
-local yield = coroutine.yield
-local check_can_wait, current = prelude.engine.check_can_wait, prelude.engine.current
-local pack, throw = prelude.marshal.pack, prelude.errors.throw
+local isyieldable, yield = coroutine.isyieldable, coroutine.yield
+local current, now = prelude.engine.current, prelude.engine.now
+local pack, raise, throw = prelude.marshal.pack, prelude.errors.raise, prelude.errors.throw
 local OPERATION = prelude.pool.OPERATION
+
+local function cannot_wait(name)
+  return name .. " cannot wait here: Lua cannot pause inside table.sort, gsub and other C functions"
+end
+
+local function check_can_wait(name)
+  local co, ctx, task = now()
+  if task and task.over then raise("%s cannot wait any more: its request has ended", name) end
+  if co == nil and ctx then raise("%s cannot wait here: its request has ended", name) end
+  if co == nil then
+    raise("%s cannot wait here: no request runs; call it in a handler, or at the start in app:on_start(function() ... end)", name)
+  end
+  if not isyieldable() then raise("%s", cannot_wait(name)) end
+end
+
+-- Parks until a task makes this one ready, or, with seconds, until they have passed. Gives nothing, or an error to throw.
+local function pause(seconds)
+  local ok, value = yield(OPERATION, seconds and "sleep", seconds)
+  if not ok then return value end
+end
 
 -- Asks Python for an operation, which user code knows as `name`, and parks the coroutine until its result is there: one value.
 -- Raises what went wrong, at the place of the user code that asked.
@@ -33,4 +53,12 @@ local function guard(f)
   return function() guards[guarded] = nil end
 end
 
-return { call = call, detach = detach, guard = guard, perform = perform }
+return {
+  call = call,
+  cannot_wait = cannot_wait,
+  check_can_wait = check_can_wait,
+  detach = detach,
+  guard = guard,
+  pause = pause,
+  perform = perform,
+}

@@ -1,8 +1,11 @@
--- Coroutines, reused from one request to the next, and the words in which they talk to the engine. Uses nothing.
+-- Coroutines, reused from one request to the next, and the words in which they talk to the engine. Uses limits.
 -- A coroutine is resumed with the function that `prepare` named last; it yields DONE and its results, or OPERATION and what it asks for.
+
+local prelude = ...
 
 local create, yield, close, status = coroutine.create, coroutine.yield, coroutine.close, coroutine.status
 local setmetatable = setmetatable
+local arm = prelude.limits.arm
 
 -- Functions, because == of two tables would ask an error object's __eq.
 local function DONE() end
@@ -31,7 +34,7 @@ end
 -- A coroutine that will run run(argument) when it is resumed, which must be the next thing that happens.
 local function borrow(run, argument)
   run_next, argument_next = run, argument
-  if idle_count == 0 then return create(work) end
+  if idle_count == 0 then return arm(create(work)) end
   local co = idle[idle_count]
   idle[idle_count] = nil
   idle_count = idle_count - 1
@@ -40,8 +43,8 @@ end
 
 local function give_back(co)
   if idle_count < IDLE_MAX then
+    idle[idle_count + 1] = co
     idle_count = idle_count + 1
-    idle[idle_count] = co
   end
 end
 

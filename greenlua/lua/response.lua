@@ -6,7 +6,7 @@ local prelude, host = ...
 
 local find, format, gsub, lower, tostring, type, next = string.find, string.format, string.gsub, string.lower, tostring, type, next
 local concat, setmetatable, floor = table.concat, setmetatable, math.floor
-local rawget, rawset = rawget, rawset
+local rawequal, rawget, rawset = rawequal, rawget, rawset
 local getmetatable = prelude.getmetatable
 local raise = prelude.errors.raise
 local try_encode = prelude.json_encode.try_encode
@@ -27,7 +27,9 @@ local Response = { __name = "greenlua.response", __metatable = "greenlua.respons
 prelude.values.OPAQUE[Response] = true
 
 local function is_response(value)
-  return type(value) == "table" and getmetatable(value) == Response
+  -- Not ==, which would ask an __eq in the metatable of the value's own metatable.
+  local meta = type(value) == "table" and getmetatable(value)
+  return meta and rawequal(meta, Response) or false
 end
 
 local function check_status(status)
@@ -53,6 +55,7 @@ end
 
 -- ---------------------------------------------------------------- headers
 
+local HEADERS_MAX = 262144 -- bytes of all headers of an answer; no client takes more
 local NAMES_MAX = 1024
 local names, name_count = {}, 0 -- header names already seen to be tokens
 
@@ -67,6 +70,9 @@ end
 
 local function check_value(name, value)
   local kind = type(value)
+  if kind == "string" and #value > HEADERS_MAX then
+    raise("the header %s has %d bytes; all headers together may have %d", name, #value, HEADERS_MAX)
+  end
   if kind == "number" or kind == "boolean" then
     value = tostring(value)
   elseif kind ~= "string" then
@@ -74,6 +80,12 @@ local function check_value(name, value)
   end
   if find(value, "%c") then raise("the header %s has a control character in its value", name) end
   return value
+end
+
+-- The value as a string. Raises a sentence.
+local function check_header(name, value)
+  check_name(name)
+  return check_value(name, value)
 end
 
 local function head_of(kind, headers)
@@ -91,7 +103,9 @@ local function head_of(kind, headers)
     end
   end
   if n == 1 then return kind end
-  return concat(parts, "", 1, n)
+  local head = concat(parts, "", 1, n)
+  if #head > HEADERS_MAX then raise("the headers have %d bytes; at most %d are allowed", #head, HEADERS_MAX) end
+  return head
 end
 
 -- ---------------------------------------------------------------- out of the VM
@@ -151,7 +165,8 @@ local function finish(ctx, a, b, c)
   local kind = type(a)
   if b ~= nil then check_order(kind, b) end
   if kind == "table" then
-    if getmetatable(a) == Response then
+    local meta = getmetatable(a)
+    if meta and rawequal(meta, Response) then
       return write(ctx, kind_now(a), check_status(a.status), a.body, check_headers(a.headers))
     end
     return write(ctx, JSON, 200, a)
@@ -209,6 +224,7 @@ local function text_maker(kind, name)
 end
 
 local REDIRECTS = { [301] = true, [302] = true, [303] = true, [307] = true, [308] = true }
+local NAME_MAX = 4096 -- bytes of a file's name
 local FILE_OPTIONS = { content_type = "string", download = "string", headers = "table", status = "number" }
 
 -- A problem document (RFC 9457).
@@ -233,8 +249,8 @@ local public = {
   empty = function(status, headers) return make(EMPTY, status or 204, nil, headers) end,
   error = problem,
   redirect = function(url, status)
-    if type(url) ~= "string" or url == "" or find(url, "[%c ]") then
-      raise("response.redirect takes a URL without spaces and control characters")
+    if type(url) ~= "string" or url == "" or #url > HEADERS_MAX or find(url, "[%c ]") then
+      raise("response.redirect takes a URL without spaces and control characters, of at most %d bytes", HEADERS_MAX)
     end
     if status ~= nil and not REDIRECTS[status] then raise("a redirect's status is 301, 302, 303, 307 or 308") end
     return make(EMPTY, status or 302, nil, { Location = url })
@@ -254,6 +270,7 @@ local public = {
       for name, value in next, options.headers or {} do headers[name] = value end
       if options.content_type then headers["Content-Type"] = options.content_type end
       if options.download then
+        if #options.download > NAME_MAX then raise("the option download has more than %d bytes", NAME_MAX) end
         -- RFC 6266: an ASCII form for all, and the exact name for those that read RFC 8187.
         local ascii = gsub(options.download, '[%c"\\\127-\255]', "_")
         local exact = gsub(options.download, "[^%w.~_-]", function(c) return format("%%%02X", string.byte(c)) end)
@@ -267,6 +284,7 @@ local public = {
 
 return {
   STREAM = STREAM,
+  check_header = check_header,
   finish = finish,
   is_response = is_response,
   lift = lift,

@@ -1,16 +1,21 @@
 -- greenlua.app and its groups: what an app declares while it loads, and how hooks and handler become one function.
--- Uses errors, values, response, failures, engine, background. Rules: everything is checked where it is declared, so that an error names that line;
--- hooks hold for all routes of their app or group, whether declared before or after them; nothing can be declared once the app
--- serves.
+-- Uses errors, values, response, failures, context, engine, options, contract, background. Rules: everything is checked where it is declared, so that an error
+-- names that line; hooks hold for all routes of their app or group, whether declared before or after them; nothing can be declared
+-- once the app serves.
 
 local prelude, host = ...
 
 local concat, format, ipairs, next, select, setmetatable, sort, sub, tostring, type, xpcall =
   table.concat, string.format, ipairs, next, select, setmetatable, table.sort, string.sub, tostring, type, xpcall
 local find, gsub, upper = string.find, string.gsub, string.upper
+local error, running = error, coroutine.running
 local getinfo = debug.getinfo
-local background, engine, response = prelude.background, prelude.engine, prelude.response
-local nearest, place, wrong = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
+local background, contract, engine, options, response =
+  prelude.background, prelude.contract, prelude.engine, prelude.options, prelude.response
+local place, wrong = prelude.errors.place, prelude.errors.raise
+local check_function, check_loading, check_options = options.check_function, options.check_loading, options.check_options
+local hint, names_of = options.hint, options.names_of
+local encode = prelude.json_encode.encode
 local finish, lift, is_response = response.finish, response.lift, response.is_response
 
 local METHODS = { "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS" }
@@ -19,37 +24,11 @@ for _, method in ipairs(METHODS) do KNOWN[method] = true end
 
 local declared       -- the app, once greenlua.app was called
 local routes = {}    -- in the order of declaration; the position is the handler's number
-local serving = false
-
-local function names_of(t)
-  local names = {}
-  for name in next, t do names[#names + 1] = name end
-  sort(names)
-  return names
-end
-
--- "did you mean before?", or all that there is.
-local function hint(name, names, what)
-  local near = nearest(name, names)
-  if near then return "did you mean " .. near .. "?" end
-  return what .. " are " .. concat(names, ", ")
-end
-
-local function check_loading(what)
-  if serving then wrong("%s can be called only while the app loads, not in a handler", what) end
-end
-
-local function check_function(value, what)
-  if type(value) ~= "function" then
-    local given = value == nil and "nil (is the name spelled right, and defined above?)" or "a " .. type(value)
-    wrong("%s must be a function, not %s", what, given)
-  end
-  return value
-end
 
 -- ---------------------------------------------------------------- composition
 
 local catch, ensure_caught, report = prelude.failures.catch, prelude.failures.ensure_caught, engine.report
+local claim, note, state = prelude.failures.claim, prelude.failures.note, prelude.limits.state
 
 -- Inside out: the route's own hooks first, then its group's, then the app's. Befores run outside in.
 local function collect(scope, own, kind)
@@ -108,8 +87,10 @@ local function compose(route)
 
   local function attempt(ctx) return lift(handler(ctx)) end
   return function(ctx)
-    local ok, reply = xpcall(attempt, catch, ctx)
+    local ok, reply = xpcall(attempt, note, ctx)
     if not ok then
+      if state.over then error(reply, 0) end -- past a limit nothing of the user's may run any more
+      reply = claim(running(), reply)
       reply = is_response(reply) and lift(reply) or recover(ctx, reply, on_errors)
     end
     for i = 1, #afters do afters[i](ctx, reply) end
@@ -119,36 +100,14 @@ end
 
 -- ---------------------------------------------------------------- declaration
 
-local HOOKS = { before = true, after = true, on_error = true }
-local ROUTE_OPTIONS = { before = "hook", after = "hook", on_error = "hook", stream_body = "boolean" }
-local GROUP_OPTIONS = { before = "hook", after = "hook", on_error = "hook" }
-
--- The hooks and the other options of a route or a group, each checked.
-local function check_options(options, what, known)
-  if type(options) ~= "table" then
-    wrong("the options of %s must be a table, not a %s%s", what, type(options),
-      type(options) == "function" and " (the handler comes last)" or "")
-  end
-  local hooks, others = {}, {}
-  for name, value in next, options do
-    local wanted = known[name]
-    if not wanted then
-      wrong("%s has no option %s; %s", what, tostring(name), hint(name, names_of(known), "the options"))
-    end
-    if wanted ~= "hook" then
-      if type(value) ~= wanted then wrong("the option %s of %s must be a %s, not a %s", name, what, wanted, type(value)) end
-      others[name] = value
-    elseif type(value) == "table" then
-      local list, count = {}, 0
-      for _ in next, value do count = count + 1 end
-      for i = 1, count do list[i] = check_function(value[i], format("%s[%d] of %s", name, i, what)) end
-      hooks[name] = list
-    else
-      hooks[name] = { check_function(value, name .. " of " .. what) }
-    end
-  end
-  return hooks, others
+local HOOKS = { "before", "after", "on_error" }
+local ROUTE_OPTIONS, GROUP_OPTIONS = options.route, options.group
+for _, kind in ipairs(HOOKS) do
+  ROUTE_OPTIONS[kind], GROUP_OPTIONS[kind] = options.hooks, options.hooks
 end
+ROUTE_OPTIONS.stream_body = options.kind "boolean"
+ROUTE_OPTIONS.on_disconnect = options.choice { "cancel", "finish" }
+GROUP_OPTIONS.on_disconnect = ROUTE_OPTIONS.on_disconnect
 
 local function check_template(template, what)
   if type(template) ~= "string" then wrong("the template of %s must be a string, not a %s", what, type(template)) end
@@ -178,31 +137,34 @@ function Scope.__index(_, name)
 end
 
 local function check_self(self, name)
-  if prelude.getmetatable(self) ~= Scope then wrong("call it with a colon: app:%s(...), not app.%s(...)", name, name) end
+  if not rawequal(prelude.getmetatable(self), Scope) then wrong("call it with a colon: app:%s(...), not app.%s(...)", name, name) end
 end
 
 local function declare(scope, what, methods, template, ...)
   check_loading(what)
-  local options, handler = {}, ...
-  if select("#", ...) >= 2 then options, handler = ... end
+  local given, handler = {}, ...
+  if select("#", ...) >= 2 then given, handler = ... end
   if select("#", ...) > 2 then wrong("%s takes a template, options and a handler; there is more", what) end
   template = scope.prefix .. check_template(template, what)
   if #template > 1 and scope.prefix ~= "" and sub(template, -1) == "/" and #scope.prefix + 1 == #template then
     template = scope.prefix -- "/" in a group is the group's own address
   end
-  local hooks, others = check_options(options, what .. " " .. template, ROUTE_OPTIONS)
+  local checked = check_options(given, what .. " " .. template, ROUTE_OPTIONS)
+  options.check_methods(checked, methods, what .. " " .. template)
   check_function(handler, "the handler of " .. what .. " " .. template)
   local info, declared_at = getinfo(handler, "S"), place()
-  routes[#routes + 1] = {
+  local route = {
     scope = scope,
     methods = methods,
     template = template,
     handler = handler,
-    hooks = hooks,
-    stream_body = others.stream_body or false,
+    hooks = checked,
+    facts = options.facts_of(checked, scope),
     place = declared_at,
     handler_place = info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or declared_at,
   }
+  for _, check in ipairs(options.checks) do check(route, what .. " " .. template) end
+  routes[#routes + 1] = route
 end
 
 for _, method in ipairs(METHODS) do
@@ -228,24 +190,24 @@ function methods_of:route(methods, template, ...)
   declare(self, "app:route", checked, template, ...)
 end
 
-local function new_scope(parent, prefix, hooks)
-  return setmetatable({ parent = parent, prefix = prefix, hooks = hooks }, Scope)
+local function new_scope(parent, prefix, checked)
+  return setmetatable({ parent = parent, prefix = prefix, hooks = checked }, Scope)
 end
 
 function methods_of:group(prefix, ...)
   check_self(self, "group")
   check_loading("app:group")
-  local options, fill = {}, ...
-  if select("#", ...) >= 2 then options, fill = ... end
+  local given, fill = {}, ...
+  if select("#", ...) >= 2 then given, fill = ... end
   if select("#", ...) > 2 then wrong("app:group takes a prefix, options and a function; there is more") end
   check_template(prefix, "app:group")
   if sub(prefix, -1) == "/" then prefix = sub(prefix, 1, -2) end
-  local hooks = check_options(options, "the group " .. prefix, GROUP_OPTIONS)
+  local checked = check_options(given, "the group " .. prefix, GROUP_OPTIONS)
   check_function(fill, "what fills the group " .. prefix)
-  fill(new_scope(self, self.prefix .. prefix, hooks))
+  fill(new_scope(self, self.prefix .. prefix, checked))
 end
 
-for kind in next, HOOKS do
+for _, kind in ipairs(HOOKS) do
   methods_of[kind] = function(self, hook)
     check_self(self, kind)
     check_loading("app:" .. kind)
@@ -256,56 +218,62 @@ for kind in next, HOOKS do
   end
 end
 
-for name, declare_job in next, background.declarations do
+for name, declare_job in next, background.declarations do options.methods[name] = declare_job end
+for name, method in next, options.methods do
   methods_of[name] = function(self, ...)
     check_self(self, name)
     check_loading("app:" .. name)
     if self.parent then wrong("app:%s is the app's, not a group's", name) end
-    declare_job(...)
+    return method(...)
   end
 end
 
-local APP_OPTIONS = { title = "string", version = "string" }
-local APP_OPTION_NAMES = names_of(APP_OPTIONS)
+for name, action in next, options.actions do
+  methods_of[name] = function(self, ...)
+    check_self(self, name)
+    if self.parent then wrong("app:%s is the app's, not a group's", name) end
+    return action(...)
+  end
+end
 
-local function app(options)
+local function app(given)
   check_loading("greenlua.app")
   if declared then wrong("greenlua.app was already called at %s; a program has one app", declared.place) end
-  if type(options) == "table" and prelude.getmetatable(options) then wrong("call it with a dot: greenlua.app { ... }") end
-  if options ~= nil and type(options) ~= "table" then wrong("greenlua.app takes a table, not a %s", type(options)) end
-  for name, value in next, options or {} do
-    local wanted = APP_OPTIONS[name]
-    if not wanted then
-      wrong("greenlua.app has no option %s; %s", tostring(name), hint(name, APP_OPTION_NAMES, "the options"))
-    end
-    if type(value) ~= wanted then wrong("the option %s of greenlua.app must be a %s, not a %s", name, wanted, type(value)) end
-  end
+  if type(given) == "table" and prelude.getmetatable(given) then wrong("call it with a dot: greenlua.app { ... }") end
+  if given ~= nil and type(given) ~= "table" then wrong("greenlua.app takes a table, not a %s", type(given)) end
   declared = new_scope(false, "", {})
   declared.place = place()
-  declared.title = options and options.title or "greenlua"
-  declared.version = options and options.version or "0.0.0"
+  declared.facts = check_options(given or {}, "greenlua.app", options.app)
   return declared
 end
 
 -- ---------------------------------------------------------------- for vm.py
 
--- Ends the declarations. returned is what the app's file returned. Gives the number of routes, the title and the version,
--- or nil and a sentence.
-local function seal(returned)
-  if not declared then return nil, "it never called greenlua.app; a program begins with: local app = greenlua.app {}" end
+-- Ends the declarations. returned is what the app's file returned, where is its name. Gives the number of routes and what the app says of itself
+-- as JSON, or nil and a sentence.
+local function seal(returned, where)
+  if not declared then
+    return nil, where .. ": it never called greenlua.app; a program begins with: local app = greenlua.app {}"
+  end
   if not rawequal(returned, declared) then
     local what = returned == nil and "nothing" or "a " .. type(returned)
-    return nil, "it returned " .. what .. "; end it with: return app"
+    return nil, where .. ": it returned " .. what .. "; end it with: return app"
   end
-  for number, route in ipairs(routes) do engine.define(number, compose(route), route.template, route.handler_place) end
-  serving = true
-  return #routes, declared.title, declared.version
+  local why = contract.seal()
+  if why then return nil, why end
+  for number, route in ipairs(routes) do
+    engine.define(number, compose(route), route.template, route.handler_place)
+    prelude.context.checked[number] = contract.parts_of(route.facts)
+  end
+  options.close()
+  for name, list in next, options.declared do declared.facts[name] = list end
+  return #routes, encode(declared.facts)
 end
 
--- One route for Python: methods, template, where it was declared, where its handler stands, whether it streams its body.
+-- One route for Python: methods, template, where it was declared, where its handler stands, and its other options as JSON.
 local function describe(number)
   local route = routes[number]
-  return concat(route.methods, " "), route.template, route.place, route.handler_place, route.stream_body
+  return concat(route.methods, " "), route.template, route.place, route.handler_place, encode(route.facts)
 end
 
-return { app = app, seal = seal, describe = describe, is_serving = function() return serving end }
+return { app = app, seal = seal, describe = describe }

@@ -1,5 +1,6 @@
--- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed.
--- Uses errors, luajit, json, response, failures, engine, operations, tasks, coroutines, routes. Rules: the real _G stays raw and out of reach; text chunks only.
+-- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed; all that Lua has where the
+-- setting `sandbox` is off.
+-- Uses errors, limits, luajit, bounded, json, response, failures, engine, operations, tasks, coroutines, schemas, routes. Rules: the real _G stays raw and out of reach; text chunks only.
 
 local prelude, host = ...
 
@@ -8,7 +9,7 @@ local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
 local concat, find, gmatch, gsub, load_raw, sort, sub =
   table.concat, string.find, string.gmatch, string.gsub, load, table.sort, string.sub
 local nearest, place, raise = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
-local engine, routes, tasks = prelude.engine, prelude.routes, prelude.tasks
+local engine, limits, routes, tasks = prelude.engine, prelude.limits, prelude.routes, prelude.tasks
 local json = {
   encode = prelude.json_encode.encode,
   decode = prelude.json_decode.decode,
@@ -21,6 +22,11 @@ local function copy(library, without)
   for name, value in next, library do result[name] = value end
   for _, name in next, without or {} do result[name] = nil end
   return result
+end
+
+local function put(values, library)
+  for name, value in next, values do library[name] = value end
+  return library
 end
 
 -- Names that are not there are errors, as a misspelt name is more likely than a question.
@@ -70,8 +76,8 @@ local reported = {} -- global names already warned of
 local exposed = {} -- globals that functions of Python live in
 
 for _, name in next, {
-  "assert", "error", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawlen", "rawset", "select",
-  "setmetatable", "tonumber", "tostring", "type", "unpack", "xpcall",
+  "assert", "error", "ipairs", "next", "pairs", "rawequal", "rawget", "rawlen", "rawset", "select", "setmetatable", "tonumber",
+  "tostring", "type", "unpack",
 } do
   env[name] = _G[name]
 end
@@ -84,33 +90,44 @@ function env.getmetatable(value)
 end
 
 env.pairs = prelude.luajit.pairs or pairs
+env.pcall, env.xpcall = limits.pcall, limits.xpcall
 env._G = env
 env._VERSION = _VERSION
-string.gsub = prelude.luajit.gsub or string.gsub
+local bounded = prelude.bounded
+bounded.install()
 env.string = copy(string, { "dump" })
-env.table = copy(table)
+env.table = put(bounded.table, copy(table))
 env.math = copy(math)
-env.utf8 = utf8 and copy(utf8)
+env.utf8 = utf8 and put(bounded.utf8, copy(utf8))
 env.bit = bit and copy(bit)
-env.os = { clock = os.clock, date = os.date, difftime = os.difftime, time = os.time }
+env.os = put(bounded.os, { clock = os.clock, difftime = os.difftime, time = os.time })
+env.tonumber = bounded.tonumber
+if env.unpack then env.unpack = bounded.unpack end
 env.coroutine = prelude.coroutines
 
--- Methods of strings come from the real library: take what is dangerous out of it and lock its metatable.
-string.dump = nil
-getmetatable("").__metatable = "string"
+if host.sandbox then
+  env.setmetatable = bounded.setmetatable
+  -- Methods of strings come from the real library: take what is dangerous out of it and lock its metatable.
+  string.dump = nil
+  getmetatable("").__metatable = "string"
+else
+  env.string.dump = string.dump
+  for _, name in next, { "collectgarbage", "debug", "getmetatable", "io", "jit", "os", "setmetatable" } do env[name] = _G[name] end
+end
 
-function env.load(chunk, name, _, environment)
-  if type(chunk) == "function" then
-    local parts, n = {}, 0
-    for part in chunk do
-      if part == "" then break end
-      n = n + 1
-      parts[n] = part
-    end
-    chunk = concat(parts)
+-- LuaJIT never calls a hook in what it has compiled, so nothing could stop that.
+local interpret = jit and host.sandbox and jit.off or function() end
+
+-- Text only in the sandbox, and in the same environment where none is named.
+function env.load(chunk, name, mode, environment)
+  local f, why
+  if host.sandbox then
+    f, why = bounded.load(chunk, name, environment or env)
+  else
+    f, why = load_raw(chunk, name, mode or "bt", environment or env)
   end
-  if type(chunk) ~= "string" then raise("load takes a string or a function, not a %s", type(chunk)) end
-  return load_raw(chunk, name or "=load", "t", environment or env)
+  if f then interpret(f, true) end
+  return f, why
 end
 
 function env.print(...)
@@ -121,6 +138,7 @@ local public = {
   app = routes.app,
   response = prelude.response.public,
   json = json,
+  v = prelude.schemas.v,
   log = log,
   sleep = tasks.sleep,
   spawn = tasks.spawn,
@@ -135,15 +153,16 @@ local public = {
   }),
   version = host.version,
 }
-for _, name in next, { "response", "json", "log" } do public[name] = frozen(public[name], name) end
+for _, name in next, { "response", "json", "v", "log" } do public[name] = frozen(public[name], name) end
 env.greenlua = frozen(public, "greenlua")
-for _, name in next, { "response", "json", "log", "sleep", "spawn", "wait", "wait_any", "timeout", "now", "env" } do env[name] = public[name] end
+for _, name in next, { "response", "json", "v", "log", "sleep", "spawn", "wait", "wait_any", "timeout", "now", "env" } do env[name] = public[name] end
 
 -- ---------------------------------------------------------------- require
 
 -- A function of the source, or nil and a sentence that begins with the file's name. Text only: bytecode can do anything.
 local function compile(source, where)
   local chunk, why = load_raw(source, "@" .. where, "t", env)
+  if chunk then interpret(chunk, true) end
   if not chunk and not find(why, where, 1, true) then why = where .. ": " .. why end
   return chunk, why
 end
@@ -176,7 +195,7 @@ function env.require(name)
   local module = loaded[name]
   if rawequal(module, LOADING) then raise("require %q goes round in a circle", name) end
   if module ~= nil then return module end
-  if routes.is_serving() then
+  if prelude.options.is_serving() then
     raise("the module %q was not loaded at the start; require it at the top of a file, not first in a handler", name)
   end
   if find(name, "^greenlua%.") then
@@ -211,7 +230,7 @@ local function watch(mode)
   if mode == "allow" then return end
   setmetatable(env, {
     __newindex = function(t, name, value)
-      if routes.is_serving() and not reported[name] then
+      if prelude.options.is_serving() and not reported[name] then
         local shown = tostring(name)
         local text = format("the global %s is new and shared by all requests; write local %s, or declare it at the top of the app",
           shown, shown)
@@ -257,7 +276,11 @@ local function load_app(source, where, globals)
     if why then return nil, why, "" end
   end
   watch(globals)
+  limits.arm_loading(true)
   local ok, result = xpcall(chunk, prelude.failures.catch)
+  limits.arm_loading(false)
+  local over = limits.clear()
+  if over then return nil, over.message, over.traceback end
   if not ok then
     result = prelude.failures.ensure_caught(result)
     if prelude.failures.is_caught(result) then
@@ -267,9 +290,9 @@ local function load_app(source, where, globals)
     end
     return nil, where .. ": a response was thrown while the app loaded; only a handler can answer", ""
   end
-  local count, title, version = routes.seal(result)
-  if not count then return nil, where .. ": " .. title, "" end
-  return count, title, version
+  local count, facts = routes.seal(result, where)
+  if not count then return nil, facts, "" end
+  return count, facts
 end
 
 return { load_app = load_app }

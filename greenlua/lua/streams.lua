@@ -6,7 +6,7 @@ local prelude = ...
 
 local error, find, floor, gmatch, gsub, tostring, type =
   error, string.find, math.floor, string.gmatch, string.gsub, tostring, type
-local concat, next = table.concat, next
+local concat, next, rawequal = table.concat, next, rawequal
 local engine, raise, response = prelude.engine, prelude.errors.raise, prelude.response
 local encode = prelude.json_encode.encode
 local perform = prelude.operations.perform
@@ -27,7 +27,6 @@ end
 
 response.writers[response.STREAM] = function(ctx, status, head, f)
   if ctx.method == "HEAD" then return status, head, "" end
-  if not engine.is_running() then raise("a stream cannot be thrown; return it") end
   local main = engine.current().main
   perform("stream.begin", status, head)
   f(writer_of(main))
@@ -112,7 +111,7 @@ local function read(ctx, n)
   if type(n) ~= "number" or n < 1 or n > READ_MAX or n ~= floor(n) then
     raise("ctx:read takes a number of bytes from 1 to %d", READ_MAX)
   end
-  if not engine.is_running() or engine.current().main.ctx ~= ctx then raise("ctx:read works only in the request that ctx is of") end
+  if not engine.is_running() or not rawequal(engine.current().main.ctx, ctx) then raise("ctx:read works only in the request that ctx is of") end
   local piece = perform("body.read", floor(n))
   if type(piece) == "table" then error(response.problem(piece.status, piece.detail), 0) end
   return piece

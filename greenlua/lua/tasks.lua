@@ -1,4 +1,4 @@
--- Waiting, and several things at once within one request: sleep, spawn, wait, wait_any, timeout. Uses errors, failures, unseen, engine.
+-- Waiting, and several things at once within one request: sleep, spawn, wait, wait_any, timeout. Uses errors, failures, unseen, engine, operations.
 -- Rules: a task belongs to the request that spawned it and ends with it at the latest; a failure in one is raised in who waits for it, and
 -- reported when nobody did.
 
@@ -9,7 +9,7 @@ local status, unpack = coroutine.status, table.unpack or unpack
 local huge = math.huge
 local make_error, raise, throw = prelude.errors.make_error, prelude.errors.raise, prelude.errors.throw
 local getmetatable = prelude.getmetatable
-local engine, rethrow = prelude.engine, prelude.failures.rethrow
+local engine, operations, rethrow = prelude.engine, prelude.operations, prelude.failures.rethrow
 
 local TASKS_MAX = 1000 -- of one request at a time; the setting `tasks` bounds those of all together
 
@@ -76,18 +76,19 @@ end
 
 local function sleep(seconds)
   check_seconds(seconds, "sleep")
-  engine.check_can_wait("sleep")
-  local failure = engine.pause(seconds)
+  operations.check_can_wait("sleep")
+  local failure = operations.pause(seconds)
   if failure then throw(failure) end
 end
 
 -- Waits until `needed` of the tasks are over, one of them has failed, or the seconds have passed.
 local function await(name, list, needed, seconds)
-  engine.check_can_wait(name)
+  operations.check_can_wait(name)
   local me, open, failure = engine.current(), 0, nil
   for i = 1, #list do -- before anything is registered
     if list[i] == me then raise("%s: a task cannot wait for itself", name) end
   end
+  me.pending = #list -- whoever ends finds a number, even when memory ends in here
   for i = 1, #list do
     local task = list[i]
     if not task.over and not task.waiters[me] then
@@ -99,7 +100,7 @@ local function await(name, list, needed, seconds)
   for i = 1, #list do
     if list[i].over and list[i].caught then me.pending = 0 end
   end
-  if me.pending > 0 and open > 0 then failure = engine.pause(seconds) end
+  if me.pending > 0 and open > 0 then failure = operations.pause(seconds) end
   for i = 1, #list do list[i].waiters[me] = nil end
   if failure then throw(failure) end
 end
@@ -154,7 +155,7 @@ end
 -- What f(...) gives, or an error of the type Timeout when that takes longer; f is then ended wherever it waits.
 local function timeout(seconds, f, ...)
   check_seconds(seconds, "timeout")
-  engine.check_can_wait("timeout")
+  operations.check_can_wait("timeout")
   local task = launch("timeout", f, ...)
   await("timeout", { task }, 1, seconds)
   if not task.over then

@@ -29,7 +29,9 @@ local function forget(task)
 end
 
 local function report_all(main, report)
-  for task in next, main.failed do report_one(task, report) end
+  local failed = main.failed
+  main.failed = nil
+  for task in next, failed do report_one(task, report) end
 end
 
 return { forget = forget, keep = keep, report_all = report_all }

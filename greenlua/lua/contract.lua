@@ -1,0 +1,375 @@
+-- The contract of a route: what its params, query, headers, body and answers must be, and what else documents it. Python checks requests by it
+-- before they come here (contract.py). Uses errors, values, json, options, context, schemas; host.define, host.check_value, host.validate.
+-- What can be judged only when all names are known waits for the end of loading, and still names the line that it is about.
+
+local prelude, host = ...
+
+local concat, find, format, gmatch, gsub, ipairs, lower, next, sort, tostring, type =
+  table.concat, string.find, string.format, string.gmatch, string.gsub, ipairs, string.lower, next, table.sort, tostring, type
+local options, schemas = prelude.options, prelude.schemas
+local place, raise = prelude.errors.place, prelude.errors.raise
+local hint, is_serving, names_of = options.hint, options.is_serving, options.names_of
+local array = prelude.values.array
+local encode, try_encode = prelude.json_encode.encode, prelude.json_encode.try_encode
+local decode = prelude.json_decode.decode
+local check_node, insides, reference_of = schemas.check_node, schemas.insides, schemas.reference_of
+
+local declared = {}         -- name -> JSON Schema
+local declared_at = {}      -- name -> place
+local schemes, wanted_schemes = {}, {} -- security schemes by name; name -> where it is asked for
+local waiting = {}          -- functions that give a sentence, or nil, when all names are known
+local operations = {}       -- operation_id -> place
+local references = {}       -- insides of the v.ref made while the app loads
+
+-- ---------------------------------------------------------------- what waits for the end of loading
+
+local function unknown(name) return format("there is no schema %s; %s", name, next(declared) and hint(name, names_of(declared), "the schemas")
+  or "app:schema(name, schema) makes one") end
+
+-- Why a value of the declaration's own does not fit the schema it stands in, or nil.
+local function misfit(json, value, what)
+  local fine, why = host.check_value(encode(json), encode(value))
+  if not fine then return format("the %s does not fit its own schema: %s", what, why) end
+end
+
+local function judge(it)
+  local json = it.json
+  if it.refers and not declared[it.refers] then return unknown(it.refers) end
+  local why = json.default ~= nil and misfit(json, json.default, "default")
+  if not why and json.examples then why = misfit(json, json.examples[1], "example") end
+  return why or nil
+end
+
+local function later(where, check)
+  waiting[#waiting + 1] = function()
+    local why = check()
+    return why and (where or "?") .. ": " .. why
+  end
+end
+
+function schemas.made(it)
+  if not it.refers and it.json.default == nil and not it.json.examples then return end
+  if it.refers and not is_serving() then references[#references + 1] = it end
+  if not is_serving() then return later(it.place, function() return judge(it) end) end
+  local why = judge(it)
+  if why then raise("%s", why) end
+end
+
+-- A name in a circle of names with nothing in between, or nil.
+local function circle(json, seen)
+  local name = reference_of(json)
+  if name then
+    if seen[name] then return name end
+    seen[name] = true
+    local found = declared[name] and circle(declared[name], seen)
+    seen[name] = nil
+    return found
+  end
+  for _, alternative in ipairs(json.anyOf or {}) do
+    local found = circle(alternative, seen)
+    if found then return found end
+  end
+end
+
+-- Why a value of text cannot be what the schema asks for, or nil. lists: it may be given several times; nulls: it may be null.
+local function text_fault(json, lists, nulls)
+  local name = reference_of(json)
+  if name then return declared[name] and text_fault(declared[name], lists, nulls) end
+  for _, alternative in ipairs(json.anyOf or {}) do
+    local why = text_fault(alternative, lists, nulls)
+    if why then return why end
+  end
+  for _, kind in ipairs(type(json.type) == "table" and json.type or { json.type }) do
+    if kind == "object" then return "is sent as text and cannot be an object" end
+    if kind == "null" and not nulls then return "is always there and cannot be null" end
+    if kind == "array" then
+      if not lists then return "is one value and cannot be an array" end
+      local why = text_fault(json.items, false, nulls)
+      if why then return why end
+    end
+  end
+end
+
+-- Ends the declarations: a sentence with its place, or nil.
+local function seal()
+  for name in next, declared do
+    local found = circle(declared[name], { [name] = true })
+    if found then return format("%s: the schema %s is itself, with nothing in between", declared_at[found], found) end
+  end
+  for name, where in next, wanted_schemes do
+    if not schemes[name] then
+      return format("%s: there is no security scheme %s; %s", where, name,
+        next(schemes) and hint(name, names_of(schemes), "the schemes") or "app:security_scheme(name, { ... }) declares one")
+    end
+  end
+  for name in next, declared do options.declared.schemas = declared end
+  for name in next, schemes do options.declared.security_schemes = schemes end
+  -- Names first: nothing can be checked by a schema that is not there.
+  for _, it in ipairs(references) do
+    if not declared[it.refers] then return format("%s: %s", it.place or "?", unknown(it.refers)) end
+  end
+  if next(declared) then
+    local fine, why = host.define(encode(declared))
+    if not fine then return why end
+  end
+  for _, check in ipairs(waiting) do
+    local why = check()
+    if why then return why end
+  end
+  waiting, references = nil, nil
+end
+
+-- ---------------------------------------------------------------- parts of a request
+
+-- The JSON Schema of a part that is an object of texts.
+local function part(value, what, lists, nulls)
+  local it = insides[schemas.node_or_object(value, "the option " .. what, true)]
+  local json, where = it.json, place()
+  if it.kind ~= "object" or json.type ~= "object" then raise("the option %s must be a table of schemas by name", what) end
+  if json.additionalProperties ~= nil then
+    local copy = {}
+    for name, word in next, json do copy[name] = word end
+    copy.additionalProperties, json = nil, copy -- there is always more in a query and in headers
+  end
+  for name, field in next, json.properties do
+    later(where, function()
+      local why = text_fault(field, lists, nulls)
+      return why and format("%s of the option %s %s", name, what, why)
+    end)
+  end
+  return json
+end
+
+local route = options.route
+
+function route.params(value, what)
+  local json = part(value, what, false, false)
+  for name, field in next, json.properties do
+    if field.default ~= nil then raise("%s of the option %s has a default, but a field of the template is always there", name, what) end
+  end
+  if #(json.required or {}) < #names_of(json.properties) then
+    raise("the option %s has an optional field, but a field of the template is always there", what)
+  end
+  return json
+end
+
+function route.query(value, what) return part(value, what, true, true) end
+
+function route.headers(value, what)
+  local json = part(value, what, true, true)
+  local properties, required = {}, array()
+  for name, field in next, json.properties do
+    local canonical = gsub(lower(name), "_", "-")
+    if not find(canonical, "^[%w!#$%%&'*+.^`|~-]+$") then raise("%q in the option %s is no header name", name, what) end
+    if properties[canonical] then raise("the header %s is there twice in the option %s", canonical, what) end
+    properties[canonical] = field
+  end
+  for i, name in ipairs(json.required or {}) do required[i] = gsub(lower(name), "_", "-") end
+  sort(required)
+  return { type = "object", properties = properties, required = #required > 0 and required or nil, description = json.description }
+end
+
+function route.body(value, what)
+  local it = insides[schemas.node_or_object(value, "the option " .. what)]
+  if it.kind == "file" then raise("the option %s is a v.file, which only a field of v.form can be", what) end
+  local form, where = it.kind == "form", place()
+  for name, field in next, form and it.json.properties or {} do
+    later(where, function()
+      local why = text_fault(field, true, true)
+      return why and format("%s of the option %s %s", name, what, why)
+    end)
+  end
+  return { media = form and "form" or "json", schema = it.json, required = not it.optional and it.json.default == nil }
+end
+
+-- ---------------------------------------------------------------- answers and documentation
+
+local ANSWER = { "body", "description", "example", "headers", "media" }
+
+local function check_string(value, what)
+  if type(value) ~= "string" then raise("%s must be a string, not a %s", what, type(value)) end
+  return value
+end
+
+local function answer(status, value, what)
+  local kept = { description = host.reasons[status] or "An answer" }
+  if type(value) == "string" then
+    kept.description = value
+    return kept
+  end
+  if not insides[value] and type(value) ~= "table" then
+    raise("%s must be a description, a schema, or a table of %s, not a %s", what, concat(ANSWER, ", "), type(value))
+  end
+  local given = insides[value] and { body = value } or value
+  for name in next, given do
+    local known
+    for _, word in ipairs(ANSWER) do known = known or word == name end
+    if not known then
+      raise("%s has no field %s; %s%s", what, tostring(name), hint(name, ANSWER, "the fields"),
+        insides[given[name]] and " (the schema of an object is written v.object { ... } here)" or "")
+    end
+  end
+  if given.description ~= nil then kept.description = check_string(given.description, "the description of " .. what) end
+  if given.media ~= nil then kept.media = check_string(given.media, "the media of " .. what) end
+  if given.body ~= nil then
+    if status == 204 or status == 304 then raise("%s has a body, but status %d has none", what, status) end
+    kept.schema = insides[schemas.node_or_object(given.body, "the body of " .. what)].json
+  end
+  if given.headers ~= nil then
+    local headers = insides[schemas.node_or_object(given.headers, "the headers of " .. what, true)].json
+    kept.headers = {}
+    for name, field in next, headers.properties or {} do
+      kept.headers[name] = { schema = field, description = field.description }
+    end
+    for _, name in ipairs(headers.required or {}) do kept.headers[name].required = true end
+  end
+  if given.example ~= nil then
+    local text, why = try_encode(given.example)
+    if not text then raise("the example of %s cannot be JSON: %s", what, why) end
+    kept.example = decode(text)
+    if kept.schema then
+      later(place(), function() return misfit(kept.schema, kept.example, "example of " .. what) end)
+    end
+  end
+  return kept
+end
+
+function route.responses(value, what)
+  if type(value) ~= "table" or insides[value] then raise("the option %s must be a table by status, as in { [200] = v.ref \"Todo\" }", what) end
+  local kept = {}
+  for status, one in next, value do
+    if type(status) ~= "number" or status % 1 ~= 0 or status < 100 or status > 599 then
+      raise("the option %s has the key %s, which is no status from 100 to 599: write { [200] = ... }", what, tostring(status))
+    end
+    kept[format("%d", status)] = answer(status, one, format("%d in the option %s", status, what))
+  end
+  if next(kept) == nil then raise("the option %s is empty", what) end
+  return kept
+end
+
+function route.operation_id(value, what)
+  if type(value) ~= "string" or not find(value, "^[%w._-]+$") then
+    raise("the option %s must be a name of letters, digits, '.', '_' and '-'", what)
+  end
+  if operations[value] then raise("the option %s: %s is already used at %s", what, value, operations[value]) end
+  operations[value] = place()
+  return value
+end
+
+function route.tags(value, what)
+  local count, list = 0, array()
+  for _ in next, type(value) == "table" and value or {} do count = count + 1 end
+  for i = 1, count do list[i] = check_string(value[i], format("tag %d in the option %s", i, what)) end
+  if count == 0 then raise("the option %s must be a list of strings", what) end
+  return list
+end
+
+-- { "token" }: a request needs one of those named; { { token = { "read" }, key = {} } }: all in one table, with scopes; {}: none.
+function route.security(value, what)
+  if type(value) ~= "table" then raise("the option %s must be a list of security schemes, not a %s", what, type(value)) end
+  local count, list, where = 0, array(), place()
+  for _ in next, value do count = count + 1 end
+  for i = 1, count do
+    local one = value[i]
+    if type(one) == "string" then one = { [one] = {} } end
+    if type(one) ~= "table" then raise("item %d in the option %s must be the name of a security scheme", i, what) end
+    list[i] = {}
+    for name, scopes in next, one do
+      if type(name) ~= "string" or type(scopes) ~= "table" then
+        raise("item %d in the option %s must be a table of lists of scopes, by security scheme", i, what)
+      end
+      list[i][name], wanted_schemes[name] = array(), wanted_schemes[name] or where
+      for at, scope in ipairs(scopes) do list[i][name][at] = check_string(scope, "a scope in the option " .. what) end
+    end
+  end
+  return list
+end
+
+route.summary, route.description = options.kind "string", options.kind "string"
+route.deprecated, route.hidden = options.kind "boolean", options.kind "boolean"
+for _, name in ipairs { "tags", "security", "deprecated", "hidden" } do options.group[name] = route[name] end
+
+-- ---------------------------------------------------------------- a route as a whole
+
+local ACCEPTED = { int = { integer = true, number = true }, float = { number = true } }
+
+options.checks[#options.checks + 1] = function(declaration, what)
+  local facts = declaration.facts
+  for _, method in ipairs(declaration.methods) do
+    if facts.body and (method == "GET" or method == "HEAD") then raise("%s takes a body, but %s has none", what, method) end
+  end
+  if facts.body and facts.stream_body then raise("%s has both body and stream_body; a body in pieces cannot be checked", what) end
+  if facts.operation_id and #declaration.methods > 1 then raise("%s has an operation_id but several methods", what) end
+  local fields = {}
+  for name, converter in gmatch(declaration.template, "{([%w_]+):?([%w_]*)") do fields[name] = converter end
+  for name, json in next, facts.params and facts.params.properties or {} do
+    local converter = fields[name]
+    if not converter then raise("%s has no field {%s} in its template, but a schema for it in params", what, name) end
+    local accepted = ACCEPTED[converter]
+    if accepted and type(json.type) == "string" and not accepted[json.type] then
+      raise("%s gives {%s} as %s by its template, which is never a %s", what, name, converter, json.type)
+    end
+  end
+end
+
+-- ---------------------------------------------------------------- the app's own
+
+function options.methods.schema(name, schema)
+  schemas.check_schema_name(name, "app:schema")
+  if declared[name] then raise("the schema %s is already declared at %s", name, declared_at[name]) end
+  local it = insides[schemas.node_or_object(schema, "what app:schema takes")]
+  if it.kind == "form" or it.kind == "file" then raise("a form is the body of a route and has no name") end
+  declared[name], declared_at[name] = it.json, place()
+  return schemas.v.ref(name)
+end
+
+local SCHEMES = { bearer = { "description" }, basic = { "description" }, api_key = { "description", "name", "where" } }
+local WHERE = { header = true, query = true, cookie = true }
+
+function options.methods.security_scheme(name, given)
+  schemas.check_schema_name(name, "app:security_scheme")
+  if schemes[name] then raise("the security scheme %s is already declared", name) end
+  if type(given) ~= "table" then raise("app:security_scheme takes a name and a table, as in { type = \"bearer\" }") end
+  local known = SCHEMES[given.type]
+  if not known then raise('the type of the security scheme %s must be "bearer", "basic" or "api_key", not %s', name, tostring(given.type)) end
+  for field, value in next, given do
+    local fine = field == "type"
+    for _, word in ipairs(known) do fine = fine or word == field end
+    if not fine then raise("the security scheme %s has no field %s; %s", name, tostring(field), hint(field, known, "the fields")) end
+    check_string(value, format("%s of the security scheme %s", field, name))
+  end
+  local scheme = { description = given.description }
+  if given.type == "api_key" then
+    if not WHERE[given.where] then raise('where of the security scheme %s must be "header", "query" or "cookie"', name) end
+    scheme.type, scheme["in"], scheme.name = "apiKey", given.where, check_string(given.name, "name of the security scheme " .. name)
+  else
+    scheme.type, scheme.scheme = "http", given.type
+  end
+  schemes[name] = scheme
+end
+
+-- ---------------------------------------------------------------- any value
+
+-- The value with defaults filled in, always a copy; or nil and a list of { pointer, message }.
+function schemas.v.validate(node, value)
+  local it = check_node(node, "what v.validate takes first")
+  if not is_serving() and (it.refers or find(encode(it.json), schemas.REFERENCE, 1, true)) then
+    raise("v.validate needs all names of app:schema, so a schema with v.ref can be used when the app is loaded")
+  end
+  local text, why = try_encode(value)
+  if not text then raise("v.validate takes what JSON has: %s", why) end
+  it.text = it.text or encode(it.json)
+  local fine, result = host.validate(it.text, text)
+  if fine == nil then raise("%s", result or "not enough memory") end
+  if fine then return decode(result) end
+  return nil, decode(result)
+end
+
+-- Which parts of a request are checked: a set of names.
+local function parts_of(facts)
+  local parts, body = { query = facts.query ~= nil, headers = facts.headers ~= nil }, facts.body
+  if body then parts[body.media] = true end
+  return parts
+end
+
+return { parts_of = parts_of, seal = seal }
