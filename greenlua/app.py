@@ -1,7 +1,7 @@
-"""LuaApp: the WSGI callable, with its life from `load` to `stop`, and what Python adds to it.
+"""LuaApp: the WSGI callable, and what Python adds to it.
 
-Rules: nothing that a fork could break (VM, greenlets) exists before the first request or `start` in a process; a request goes
-straight from the router to the Lua handler unless Falcon middleware was added; everything else is answered by Falcon.
+Rules: nothing that a fork could break (VM, greenlets) exists before the first request or `start` in a process (lifecycle.py); a
+request goes straight from the router to the Lua handler unless Falcon middleware was added; everything else is answered by Falcon.
 Uses all of the above.
 """
 
@@ -12,32 +12,36 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
-import falcon
-import gevent
 from falcon.constants import COMBINED_METHODS
 from gevent._hub_local import get_hub_if_exists
-from gevent.lock import RLock
 
-from greenlua.answers import PROBLEM_TYPE, REQUEST_ID, problem, render_error
+from greenlua.answers import REQUEST_ID, Answer, render_error, render_failure
+from greenlua.codings import Encodings
+from greenlua.compression import Compression
 from greenlua.errors import ClientError, ConfigurationError, GreenluaError, OverloadError, ServerError
+from greenlua.falcon_app import FalconApp, StartResponse, finished
 from greenlua.fields import RequestIds
+from greenlua.health import probes
 from greenlua.http.access import Format
 from greenlua.http.limits import Limits
+from greenlua.http.ready import Ready
+from greenlua.lifecycle import NOT_LOADED, OLD_GOES_ON, THREADED, Lifecycle
 from greenlua.marshal import BINARY, TEXT
+from greenlua.messages import Failure
 from greenlua.operations import Exposed
-from greenlua.resource import STREAM_KEY, LuaResource
+from greenlua.resource import STREAM_KEY, LuaResource, release
 from greenlua.router import Router
 from greenlua.routes import RouteTable
+from greenlua.security import Security
 from greenlua.serving import Serving, get_thread_ident
 from greenlua.settings import Settings, load_settings
+from greenlua.watchdog import Watchdog, watch
 
 log = logging.getLogger("greenlua")
-
-StartResponse = Callable[..., Any]
 
 METHODS = frozenset(COMBINED_METHODS)
 _LUA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -45,20 +49,15 @@ _LUA_KEYWORDS = re.compile(
     "and|break|do|else|elseif|end|false|for|function|global|goto|if|in|local|nil|not|or|repeat|return|then|true|until|while"
 )
 
-_THREADED = (
-    "greenlua runs on one thread, and this server calls it from several: use `greenlua run`, `gunicorn -k gevent`,"
-    " gevent.pywsgi.WSGIServer, or a server with a single thread"
-)
 
+class _BrokenEdit(GreenluaError):
+    """In development: a browser is shown why the files that are there now could not be loaded."""
 
-class FalconApp(falcon.App[falcon.Request, falcon.Response]):
-    """The Falcon app beside the Lua routes. With middleware, every request goes through it."""
-
-    has_middleware = False
-
-    def add_middleware(self, middleware: Any) -> None:
-        super().add_middleware(middleware)
-        self.has_middleware = self.has_middleware or bool(middleware)
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.failure = Failure(
+            500, "the app could not be reloaded", reason, f"It could not be reloaded; {OLD_GOES_ON}."
+        )
 
 
 class LuaApp:
@@ -75,76 +74,128 @@ class LuaApp:
         self.path = path
         self.settings = settings
         self.http_access_log: Format | None = None
+        self._security = Security(settings.security_headers)
         self._router = Router()
         self.falcon = FalconApp(router=self._router)
-        self.falcon.set_error_serializer(_serialize_error)
         self._request_ids: RequestIds | None = None
         self._exposed: dict[str, Exposed] = {}
-        self._loaded: Serving | None = None
-        self._serving: Serving | None = None  # the same, once all that runs at the start has run
-        self._starting = RLock()
-        self._stopped = False
+        self._compression = Compression(Encodings(settings.compression, settings.compression_min))
+        self._compress = self._compression.apply if settings.compression else None
+        standing = probes(settings, self._security, self._unready)
+        self._life = Lifecycle(path, settings, self._router, self._exposed, standing, self._compression)
+        self._watchdog: Watchdog | None = None
         _apps.add(self)
 
     # ------------------------------------------------------------ a request
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """The WSGI entry."""
+        status, headers, result = self._answer(environ, False)
+        start_response(status, headers)
+        return result
+
+    def direct(self, environ: dict[str, Any]) -> Answer | Ready:
+        """The entry from greenlua's own HTTP front (greenlua/http/ready.py): what `__call__` gives, or a ready answer."""
+        return self._answer(environ, True)
+
+    __call__.direct = direct  # type: ignore[attr-defined]
+
+    def _answer(self, environ: dict[str, Any], ready: bool) -> Any:
+        """The WSGI answer, or where ``ready`` perhaps a ready one."""
         ids = self._request_ids
         if ids is None:
             ids = self._request_ids = RequestIds()
         environ[REQUEST_ID] = ids.of(environ)
         try:
-            serving = self._serving
-            if serving is None or serving.thread != get_thread_ident():
-                serving = self._serve(environ)
+            serving = self._life.ready
             method = environ["REQUEST_METHOD"]
             path = environ.get("PATH_INFO") or "/"
+            if serving is None or serving.thread != get_thread_ident():
+                page = self._life.standing.get(path)
+                answer = page.answer(environ, method) if page is not None else None
+                if answer is not None:
+                    return answer
+                serving = self._serve(environ)
             if path == "*" and method == "OPTIONS":  # RFC 9110, 9.3.7: about the server as a whole
-                start_response("204 No Content", [("X-Request-ID", environ[REQUEST_ID])])
-                return []
+                return finished(("204 No Content", [], []), environ, self._security)
             if not path.isascii():
                 path = _decode(path)
-            falcon_app = self.falcon
-            if not falcon_app.has_middleware:
+            straight = not self.falcon.has_middleware
+            lane = serving.lane
+            page = (lane.pages if straight else lane.beside).get(path)
+            if page is not None:
+                prepared = page.ready(environ, method) if ready else page.answer(environ, method)
+                if prepared is not None:
+                    return prepared
+            if straight:
                 found = self._router.find(path)
                 if found is not None and type(found[0]) is LuaResource:
-                    number = found[0].numbers.get(method)
-                    if number is not None:
-                        status, headers, body = serving.responder.respond(
-                            environ, number, found[0].fields, found[2], number in found[0].streamed
-                        )
-                        start_response(status, headers)
-                        return body
+                    endpoint = found[0].endpoints.get(method)
+                    if endpoint is not None:
+                        if ready and self._compress is None:
+                            return endpoint.ready(environ, endpoint, found[2])
+                        answer = endpoint.respond(environ, endpoint, found[2])
+                        return answer if self._compress is None else self._compress(environ, answer)
             if method not in METHODS:
                 raise ClientError(501, f"the method {method} is not known here")
         except GreenluaError as error:
-            status, headers, body = render_error(error, environ)
-            start_response(status, headers)
-            return body
+            policy = self._security.of(environ)
+            if isinstance(error, _BrokenEdit):
+                answer = render_failure(error.failure, environ, True, policy)
+            else:
+                answer = render_error(error, environ, policy)
+        else:
+            answer = self._by_falcon(environ)
+        return answer if self._compress is None else self._compress(environ, answer)
+
+    def _by_falcon(self, environ: dict[str, Any]) -> Answer:
+        """What Falcon answers: its own routes, errors and OPTIONS, files, and all requests once there is middleware."""
         result: Any = None
+        head: list[Any] = []
         try:
-            result = falcon_app(environ, _with_request_id(start_response, environ[REQUEST_ID]))
+            result = self.falcon(environ, lambda *started: head.extend(started))  # type: ignore[arg-type]
         finally:
+            release(environ)
             stream = environ.get(STREAM_KEY)
             if stream is not None and result is not stream and hasattr(stream, "close"):
                 stream.close()  # middleware put another answer in its place, or failed
-        return result
+        return finished((head[0], head[1], result), environ, self._security)
 
     def _serve(self, environ: dict[str, Any]) -> Serving:
-        """The first request in a process, or a request from the wrong thread."""
-        if self._stopped:
+        """For a request that cannot just go to what is in force: the first one in a process, one from the wrong thread, any one
+        while nothing is in force, and in development any one while the app's files are broken."""
+        life = self._life
+        if life.stopped:
             raise OverloadError("the server has stopped")
         try:
-            loaded = self._loaded
+            loaded = life.loaded
             if (loaded is not None and loaded.thread != get_thread_ident()) or (
                 environ.get("wsgi.multithread") and get_hub_if_exists() is None
             ):
-                raise ServerError(_THREADED)
-            return self.start()
+                raise ServerError(THREADED)
+            serving = life.serving or self.start()
+        except OverloadError:
+            raise
         except GreenluaError as error:
             log.error("%s", error)
             raise
+        if life.broken is not None and "text/html" in environ.get("HTTP_ACCEPT", ""):
+            raise _BrokenEdit(life.broken)
+        return serving
+
+    def _unready(self, environ: dict[str, Any]) -> list[str]:
+        """Why a request would not be served; an app that was not loaded yet is started for that, as by any request."""
+        life = self._life
+        if life.loaded is not None and life.loaded.thread != get_thread_ident():
+            return [THREADED]
+        if life.reasons == [NOT_LOADED]:
+            try:
+                self._serve(environ)
+            except (OverloadError, ServerError) as error:
+                return [str(error)]
+            except GreenluaError:
+                return ["the app cannot be loaded; the log says why"]
+        return life.reasons
 
     # ------------------------------------------------------------ its life
 
@@ -173,7 +224,7 @@ class LuaApp:
             return lambda decorated: self.expose(name, decorated, binary=binary, blocking=blocking)
         if not callable(function):
             raise ConfigurationError(f"expose {name!r} takes a function, and not {function!r}")
-        if self._loaded is not None:
+        if self._life.loaded is not None:
             raise ConfigurationError(f"expose {name!r} before the app is started; its Lua is loaded already")
         parts = name.split(".")
         if name == "<lambda>":
@@ -192,9 +243,7 @@ class LuaApp:
         Raises:
             ConfigurationError: the app cannot be loaded; names file and line.
         """
-        if self._loaded is None:
-            self._loaded = Serving(self.path, self.settings, self._router, self._exposed)
-        return self._loaded
+        return self._life.load()
 
     def start(self) -> Serving:
         """Loads the app, runs its ``on_start`` functions and starts its timers, unless that was done in this process.
@@ -203,19 +252,24 @@ class LuaApp:
 
         Raises:
             ConfigurationError: the app cannot be loaded, or an ``on_start`` function failed; names file and line.
+            OverloadError: its VM failed and is about to be made anew.
         """
-        with self._starting:  # who comes while on_start runs waits here
-            if self._serving is None:
-                serving = self.load()
-                try:
-                    serving.background.start()
-                except BaseException:
-                    self._loaded = None
-                    serving.stop(0)
-                    raise
-                self._serving = serving
-                self._stopped = False
-            return self._serving
+        serving = self._life.start()
+        if self._watchdog is None:
+            self._watchdog = watch(self.settings, self._life.describe)
+        return serving
+
+    def reload(self) -> None:
+        """Loads the Lua files anew and goes on with them; requests inside finish on the old ones. What came of it is in the log.
+
+        Settings, exposed functions and what the clients hold stay. Waits for a reload that is under way.
+
+        Raises:
+            ConfigurationError: the app cannot be loaded, or an ``on_start`` function failed. The version before goes on.
+            OverloadError: the app is stopped.
+            ServerError: this is not the thread that the app runs on.
+        """
+        self._life.reload()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Refuses new requests, waits for those inside, runs ``on_stop``, ends the Lua greenlet. A later `start` starts anew.
@@ -226,18 +280,10 @@ class LuaApp:
         Returns:
             Whether all requests inside were answered in time.
         """
-        serving = self._loaded
-        if serving is None:
-            self._stopped = True
-            return True
-        serving.channel.close()
-        limit = self.settings.drain_timeout if timeout is None else timeout
-        deadline = monotonic() + limit
-        while serving.pool.in_use and monotonic() < deadline:
-            gevent.sleep(0.01)
-        drained = not serving.pool.in_use
-        serving.stop(max(0.0, deadline - monotonic()))
-        self._loaded, self._serving, self._stopped = None, None, True
+        drained = self._life.stop(timeout)
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         return drained
 
     @property
@@ -262,16 +308,27 @@ class LuaApp:
         """The routes that the Lua file declares; loads the app if need be."""
         return self.load().table
 
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document of the app, ready to be written as JSON; loads the app if need be.
+
+        Raises:
+            ConfigurationError: the app cannot be loaded; names file and line.
+        """
+        return self.load().openapi()
+
     def statistics(self) -> dict[str, dict[str, int]]:
-        """Figures of slot pool, channel, dispatcher and VM in this process; starts the app if need be."""
-        return self.start().statistics()
+        """Figures of the app's life, slot pool, channel, dispatcher, VM and compression in this process; starts the app if need be.
+        Only those of its life and of compression while a VM that failed is made anew."""
+        with suppress(OverloadError):
+            self.start()
+        return {**self._life.statistics(), "compression": self._compression.statistics()}
 
     def _forget(self) -> None:
-        """In a child after a fork: the parent's greenlets do not exist here."""
-        self._loaded = self._serving = None
-        self._stopped = False
+        """In a child after a fork."""
+        self._life.forget()
+        self._watchdog = None
         self._request_ids = None
-        self._starting = RLock()
+        self._compression.forget()
 
 
 _apps: weakref.WeakSet[LuaApp] = weakref.WeakSet()
@@ -308,25 +365,3 @@ def _decode(path: str) -> str:
         return path.encode("latin-1").decode()
     except UnicodeError:
         raise ClientError(400, "the path is not valid UTF-8") from None
-
-
-def _with_request_id(start_response: StartResponse, request_id: str) -> StartResponse:
-    def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-        headers = [header for header in headers if header[0].lower() != "x-request-id"]
-        headers.append(("X-Request-ID", request_id))
-        return start_response(status, headers, *exc_info)
-
-    return start
-
-
-_DETAILS = {
-    404: "nothing is served at this address",
-    405: "this address does not take that method; Allow names those it takes",
-}
-
-
-def _serialize_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
-    """Falcon's own errors as problem documents."""
-    status = error.status_code
-    resp.content_type = PROBLEM_TYPE
-    resp.data = problem(status, error.description or _DETAILS.get(status), req.env[REQUEST_ID])

@@ -1,4 +1,4 @@
-"""The command line: ``greenlua run | check | routes``.
+"""The command line: ``greenlua run | check | routes | openapi``.
 
 The only place, with gunicorn's worker, that monkey-patches; so it imports gevent and the app inside its commands.
 What is wrong with the app or a setting is one message on stderr and exit status 2.
@@ -7,6 +7,7 @@ What is wrong with the app or a setting is one message on stderr and exit status
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
@@ -93,12 +94,20 @@ def main() -> None:
     help="Form of the access log on stdout.",
 )
 @click.option("--quiet", is_flag=True, help="No access log.")
-@click.option("--dev", is_flag=True, help="Development: show failures to the client, report stray globals.")
+@click.option(
+    "--dev",
+    count=True,
+    help="Development: show failures to the client, report stray globals. Only for this machine, unless given twice.",
+)
+@click.option(
+    "--reload", is_flag=True, help="Reload when a Lua file in the app's folder changes; SIGHUP does in any case."
+)
 @EXTEND
 @SET
 def run(
     app: str,
-    dev: bool,
+    dev: int,
+    reload: bool,
     quiet: bool,
     workers: int,
     server: str,
@@ -107,7 +116,7 @@ def run(
     **options: Any,
 ) -> None:
     """Serve APP.LUA until Ctrl-C or SIGTERM; then finish the requests inside and exit."""
-    settings = _settings(pairs, dev)
+    settings = _settings(pairs, dev > 0)
     access_log = None if quiet else options["access_log"]
     if options["keyfile"] and not options["certfile"]:
         raise _Wrong("--keyfile needs --certfile")
@@ -119,6 +128,8 @@ def run(
         ):
             if given:
                 raise _Wrong(f"{name} goes with the HTTP front only: leave --server pywsgi out")
+    if reload and find_spec("watchfiles") is None:
+        raise _Wrong("--reload needs watchfiles: pip install 'greenlua[reload]'")
     if workers > 1:
         if find_spec("gunicorn") is None:
             raise _Wrong("--workers needs gunicorn: pip install 'greenlua[gunicorn]'")
@@ -131,15 +142,12 @@ def run(
     listener = Listener(
         options["host"], options["port"], _unix(options["bind"]), options["certfile"], options["keyfile"]
     )
-    if workers > 1:
-        try:
-            run_workers(_create(app, settings, extensions), listener, workers, access_log)
-        except ConfigurationError as error:
-            raise _Wrong(str(error)) from None
     lua_app = _create(app, settings, extensions)
     try:
-        lua_app.start()
-        run_here(lua_app, listener, server == "pywsgi", access_log)
+        listener.check(lua_app.settings, dev_anywhere=dev > 1)
+        if workers > 1:
+            run_workers(lua_app, listener, workers, access_log, reload)
+        run_here(lua_app, listener, server == "pywsgi", access_log, reload)
     except ConfigurationError as error:
         raise _Wrong(str(error)) from None
     except OSError as error:
@@ -193,14 +201,34 @@ def check(app: str, extensions: tuple[str, ...], pairs: tuple[str, ...]) -> None
 @SET
 def routes(app: str, extensions: tuple[str, ...], pairs: tuple[str, ...]) -> None:
     """Print the routes of APP.LUA: methods, template, place of the handler."""
+    table = _load(app, _settings(pairs), extensions).table
     rows = [("METHODS", "TEMPLATE", "HANDLER")]
-    rows += [
-        (",".join(route.methods), route.template, route.handler_place)
-        for route in _load(app, _settings(pairs), extensions).table.routes
-    ]
+    rows += [(",".join(route.methods), route.template, route.handler_place) for route in table.routes]
+    rows += [("GET,HEAD", constant.path, f"constant, {constant.place}") for constant in table.constants]
+    rows += [("GET,HEAD", f"{rule.prefix}/...", f"files of {rule.folder}, {rule.place}") for rule in table.statics]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for row in rows:
         click.echo(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}")
+
+
+@main.command()
+@APP
+@click.option(
+    "--output", metavar="FILE", type=click.Path(dir_okay=False), help="Where to write it, in place of stdout."
+)
+@EXTEND
+@SET
+def openapi(app: str, output: str | None, extensions: tuple[str, ...], pairs: tuple[str, ...]) -> None:
+    """Print the OpenAPI document of APP.LUA, as JSON."""
+    lua_app = _load(app, _settings(pairs), extensions)
+    text = json.dumps(lua_app.openapi(), indent=2, ensure_ascii=False)
+    if output is None:
+        click.echo(text)
+        return
+    try:
+        Path(output).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _Wrong(f"{output} cannot be written: {error.strerror}") from None
 
 
 def _settings(pairs: tuple[str, ...], dev: bool = False) -> dict[str, Any]:

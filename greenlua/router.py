@@ -8,8 +8,8 @@ Uses routes, errors, falcon.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from falcon import Request, Response
 from falcon.routing import CompiledRouter
@@ -17,7 +17,7 @@ from falcon.routing.converters import FloatConverter, IntConverter
 from falcon.routing.util import set_default_responders
 
 from greenlua.errors import ConfigurationError
-from greenlua.routes import Route, RouteTable
+from greenlua.routes import Route, RouteTable, StaticRule
 
 Found = tuple[Any, dict[str, Callable[..., Any]], dict[str, Any], str | None]
 
@@ -56,57 +56,101 @@ def _new_router(integers: type[IntConverter] = Int64Converter) -> CompiledRouter
     return router
 
 
-class Router(CompiledRouter):
-    """The router of one app: what its Lua declares, and behind that what Python added with ``app.falcon.add_route``."""
+class LuaRoutes(NamedTuple):
+    """The routes of one load of an app, ready to be found: those without fields by path, and Falcon's router for the others;
+    and behind all routes the folders of files, by prefix, the longest first."""
 
-    __slots__ = ("_fixed", "_lua")
+    fixed: dict[str, Found]
+    others: Any  # a CompiledRouter; its types say less of what it finds than `Found`
+    statics: Sequence[tuple[str, Found]] = ()
+
+
+def compile_routes(
+    table: RouteTable,
+    make_resource: Callable[[dict[str, Route]], Any],
+    lua: str = "5.4",
+    make_static: Callable[[StaticRule], Any] | None = None,
+) -> LuaRoutes:
+    """What `Router.use` takes.
+
+    Args:
+        table: the routes.
+        make_resource: gives the Falcon resource for the methods of one template.
+        lua: the setting; it says how large an ``int`` may be.
+        make_static: gives the Falcon resource for a folder of files.
+
+    Raises:
+        ConfigurationError: a template that Falcon refuses, or two that it cannot tell apart; names file and line.
+    """
+    fixed: dict[str, Found] = {}
+    router = _new_router(Int53Converter if lua == "luajit" else Int64Converter)
+    for template, methods in table.by_template.items():
+        resource = make_resource(methods)
+        place = next(iter(methods.values())).place
+        if "{" in template or "}" in template:
+            try:
+                router.add_route(template, resource)
+            except ValueError as error:
+                raise ConfigurationError(_refusal(table, template, place, error)) from None
+        elif re.search(r"\s", template):
+            raise ConfigurationError(f"{place}: the template {template!r} has white space in it")
+        else:
+            fixed[template] = _found(template, resource)
+    router.find("/")  # Falcon compiles at the first look-up; do it now and not in a request
+    statics = []
+    if make_static is not None:
+        statics = [(rule.prefix, _found(f"{rule.prefix}/", make_static(rule))) for rule in table.statics]
+    return LuaRoutes(fixed, router, sorted(statics, key=lambda entry: -len(entry[0])))
+
+
+def add_pages(routes: LuaRoutes, resources: dict[str, Any]) -> None:
+    """Adds resources at fixed paths, so that what the inline lane leaves (OPTIONS, 405, middleware) finds them."""
+    for path, resource in resources.items():
+        routes.fixed[path] = _found(path, resource)
+
+
+def _found(path: str, resource: Any) -> Found:
+    method_map = CompiledRouter().map_http_methods(resource)
+    set_default_responders(method_map)
+    return resource, method_map, {}, path
+
+
+class Router(CompiledRouter):
+    """The router of one app: its Lua routes, behind them what Python added with ``app.falcon.add_route``, then folders of files."""
+
+    __slots__ = ("_fixed", "_lua", "_statics")
 
     def __init__(self) -> None:
         super().__init__()
-        self._fixed: dict[str, Found] = {}
-        self._lua = _new_router()
+        self.use(None)
 
-    def set_lua_routes(
-        self, table: RouteTable, make_resource: Callable[[dict[str, Route]], Any], lua: str = "5.4"
-    ) -> None:
-        """Replaces the Lua routes, all at once.
-
-        Args:
-            table: the routes.
-            make_resource: gives the Falcon resource for the methods of one template.
-            lua: the setting; it says how large an ``int`` may be.
-
-        Raises:
-            ConfigurationError: a template that Falcon refuses, or two that it cannot tell apart; names file and line.
-        """
-        fixed: dict[str, Found] = {}
-        router = _new_router(Int53Converter if lua == "luajit" else Int64Converter)
-        for template, methods in table.by_template.items():
-            resource = make_resource(methods)
-            place = next(iter(methods.values())).place
-            if "{" in template or "}" in template:
-                try:
-                    router.add_route(template, resource)
-                except ValueError as error:
-                    raise ConfigurationError(_refusal(table, template, place, error)) from None
-            elif re.search(r"\s", template):
-                raise ConfigurationError(f"{place}: the template {template!r} has white space in it")
-            else:
-                method_map = router.map_http_methods(resource)
-                set_default_responders(method_map)
-                fixed[template] = (resource, method_map, {}, template)
-        router.find("/")  # Falcon compiles at the first look-up; do it now and not in a request
-        self._fixed, self._lua = fixed, router
+    def use(self, routes: LuaRoutes | None) -> None:
+        """Replaces the Lua routes, all at once; None: there are none."""
+        self._fixed, self._lua, self._statics = routes or LuaRoutes({}, _new_router())
 
     def find(self, uri: str, req: Request | None = None) -> Found | None:
-        """The resource for a path, its responders by method, the fields of the template and the template; or None."""
+        """The resource for a path, its responders by method, the fields of the template and the template; or None.
+
+        ``req`` comes with Falcon's own look-ups, behind which there may be middleware that waits: the resource's
+        ``hold`` is told of the request's environ, so that what answers it is not taken away meanwhile.
+        """
         found = self._fixed.get(uri)
-        if found is not None:
-            # PERF: the dict of fields is shared by all requests of a fixed path; nothing writes to it.
-            return found
-        if uri.startswith("//"):
-            return None  # Falcon would strip it, and a proxy's rule for /admin/ could be passed by //admin/
-        return self._lua.find(uri) or super().find(uri, req)
+        if found is None:
+            if uri.startswith("//"):
+                return None  # Falcon would strip it, and a proxy's rule for /admin/ could be passed by //admin/
+            found = self._lua.find(uri)
+            if found is None:
+                return super().find(uri, req) or self._find_static(uri)
+        # PERF: the dict of fields is shared by all requests of a fixed path; nothing writes to it.
+        if req is not None:
+            found[0].hold(req.env)
+        return found
+
+    def _find_static(self, uri: str) -> Found | None:
+        for prefix, found in self._statics:
+            if uri.startswith(prefix) and uri[len(prefix) : len(prefix) + 1] in ("", "/"):
+                return found
+        return None
 
 
 def _refusal(table: RouteTable, template: str, place: str, error: ValueError) -> str:

@@ -6,7 +6,8 @@ Uses errors. Falcon checks the templates themselves (router.py).
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from greenlua.errors import ConfigurationError
 
@@ -19,7 +20,7 @@ class Route(NamedTuple):
         methods: upper-case HTTP methods.
         template: a Falcon URI template, such as ``/users/{id:int}``.
         place, handler_place: where the route and its handler stand, as ``file.lua:line``.
-        stream_body: whether the handler reads the body in pieces.
+        options: its other options, those of its groups included, as lua/options.lua gives them.
     """
 
     number: int
@@ -27,12 +28,39 @@ class Route(NamedTuple):
     template: str
     place: str
     handler_place: str
-    stream_body: bool = False
+    options: dict[str, Any] = {}
+
+    @property
+    def stream_body(self) -> bool:
+        """Whether the handler reads the body in pieces."""
+        return bool(self.options.get("stream_body", False))
+
+    @property
+    def on_disconnect(self) -> str:
+        """``cancel`` or ``finish``, what happens to the handler when its client leaves."""
+        return str(self.options.get("on_disconnect", "cancel"))
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the template's fields, in order, as lua/context.lua reads them too."""
         return tuple(re.findall(r"\{([A-Za-z0-9_]+)", self.template))
+
+
+class Constant(NamedTuple):
+    """An answer that an app declares, to GET and HEAD of one path.
+
+    Attributes:
+        path: the path.
+        place: where it stands, as ``file.lua:line``.
+        status: of the answer.
+        head, body: as a handler's answer leaves Lua; each byte as the character of that number.
+    """
+
+    path: str
+    place: str
+    status: int
+    head: str
+    body: str
 
 
 class JobRule(NamedTuple):
@@ -57,15 +85,47 @@ class JobRule(NamedTuple):
     once: bool
 
 
+class StaticRule(NamedTuple):
+    """A folder whose files an app serves.
+
+    Attributes:
+        prefix: what their addresses begin with, without a slash at its end: ``/assets``, or nothing for all.
+        folder: relative to the app's folder.
+        place: where it is declared, as ``file.lua:line``.
+        cache: their Cache-Control; empty: none.
+        indexed: whether a folder's address answers with its index.html.
+        headers: their other headers.
+    """
+
+    prefix: str
+    folder: str
+    place: str
+    cache: str
+    indexed: bool
+    headers: list[list[str]]
+
+
 class RouteTable:
     """The routes of an app, by template and method.
 
+    Args:
+        routes: in the order of declaration.
+        constants, statics: what else the app answers.
+
+    Attributes:
+        finishing: numbers of the handlers that run to their end when their client has left.
+
     Raises:
-        ConfigurationError: two routes have the same template and a method in common; names both places.
+        ConfigurationError: two routes have the same template and a method in common, or a constant has the path of another one or
+            of a route; names both places.
     """
 
-    def __init__(self, routes: list[Route]) -> None:
+    def __init__(
+        self, routes: list[Route], constants: Iterable[Constant] = (), statics: Sequence[StaticRule] = ()
+    ) -> None:
         self.routes = routes
+        self.constants = list(constants)
+        self.statics = statics
         self.by_template: dict[str, dict[str, Route]] = {}
         for route in routes:
             methods = self.by_template.setdefault(route.template, {})
@@ -75,6 +135,18 @@ class RouteTable:
                     raise ConfigurationError(
                         f"{route.place}: {method} {route.template} is already declared at {earlier.place}"
                     )
+        self._places = {template: next(iter(methods.values())).place for template, methods in self.by_template.items()}
+        for constant in self.constants:
+            if constant.path in self._places:
+                raise ConfigurationError(
+                    f"{constant.place}: the constant {constant.path} is already declared at {self._places[constant.path]}"
+                )
+            self._places[constant.path] = constant.place
+        self.finishing = frozenset(route.number for route in routes if route.on_disconnect == "finish")
         for methods in self.by_template.values():
             if "GET" in methods:
                 methods.setdefault("HEAD", methods["GET"])
+
+    def place_of(self, path: str) -> str | None:
+        """Where the app declares what stands at exactly that template or path; None: nowhere."""
+        return self._places.get(path)

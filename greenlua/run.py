@@ -1,19 +1,24 @@
 """``greenlua run``: one process with the HTTP front (or gevent's own server), or several under gunicorn.
 
 Rules: the app is loaded before anything listens, so that a broken one is noticed at once; the address is announced when
-requests are taken; SIGINT and SIGTERM stop accepting, let the requests inside finish, and end with 0.
-Uses app, http, server; gunicorn when there are workers. Called by cli.py alone.
+requests are taken; SIGINT and SIGTERM stop accepting, let the requests inside finish, and end with 0; SIGHUP reloads in place.
+Uses app, http, server, watching; gunicorn when there are workers. Called by cli.py alone.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
+import os
+import select
 import signal
 import sys
+import time
 from typing import Any, NamedTuple
 
 import click
+import gevent
 from gevent.event import Event
 
 from greenlua.app import LuaApp
@@ -22,6 +27,7 @@ from greenlua.http import Server
 from greenlua.http.access import Format
 from greenlua.server import StockServer
 from greenlua.settings import Settings
+from greenlua.watching import Watcher, reload_logged
 
 
 class Listener(NamedTuple):
@@ -49,7 +55,26 @@ class Listener(NamedTuple):
     def tls(self) -> dict[str, Any]:
         return {"certfile": self.certfile, "keyfile": self.keyfile or self.certfile} if self.certfile else {}
 
-    def check(self, settings: Settings) -> None:
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.unix is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check(self, settings: Settings, dev_anywhere: bool) -> None:
+        """
+        Raises:
+            ConfigurationError: what is to be served here must not be, or cannot.
+        """
+        if settings.dev and not self.is_local and not dev_anywhere:
+            raise ConfigurationError(
+                f"in development it does not listen on {self.where}: whoever can reach that would see failures with their Lua"
+                " traceback. Leave --host out, turn dev off, or give --dev twice if you mean it"
+            )
         if self.certfile and settings.proxy_protocol:
             raise ConfigurationError(
                 "proxy_protocol does not go with TLS: the PROXY line would come before the handshake"
@@ -66,14 +91,45 @@ def announce(path: str, url: str) -> None:
     click.echo(f"greenlua: serving {path} on {url} (Ctrl-C stops)")
 
 
-def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | None) -> None:
-    """Serves from this process until a signal comes.
+def reload_on_hangup(app: LuaApp) -> None:
+    """From now on SIGHUP reloads; one that comes while a reload is under way makes another one follow.
+
+    It is also what the system sends when the terminal is closed. That still ends the server.
+    """
+    asked = Event()
+    terminal = _has_terminal()
+
+    def run() -> None:
+        while True:
+            asked.wait()
+            asked.clear()
+            if terminal and not _has_terminal():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            reload_logged(app)
+
+    signal.signal(signal.SIGHUP, lambda *_: asked.set())
+    gevent.spawn(run)
+
+
+def _has_terminal() -> bool:
+    """Whether standard input is the terminal that this process belongs to, and still there."""
+    try:
+        os.tcgetpgrp(0)
+    except OSError:
+        return False
+    return True
+
+
+def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | None, watch: bool) -> None:
+    """Starts the app and serves it from this process until a signal comes.
 
     Raises:
-        ConfigurationError: two settings contradict each other.
+        ConfigurationError: the app cannot be loaded.
         OSError: it cannot listen there, or the certificate cannot be read.
     """
-    listener.check(app.settings)
+    reload_on_hangup(app)
+    app.start()
     server: Any
     if stock:
         server = StockServer(listener.address, app, log=sys.stdout if access_log else None, **listener.tls)
@@ -88,6 +144,9 @@ def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | 
             **listener.tls,
         )
     server.start()
+    watcher = Watcher(app)
+    if watch:
+        watcher.start()
     announce(str(app.path), listener.url(server.address[1] if listener.unix is None else 0))
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -95,6 +154,8 @@ def run_here(app: LuaApp, listener: Listener, stock: bool, access_log: Format | 
     stop.wait()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # who asks twice does not want to wait
+    if watch:
+        watcher.stop()
     timeout = app.settings.drain_timeout
     drained = server.drain(timeout) if stock else server.stop(timeout)
     app.stop(timeout if drained else 0)
@@ -106,21 +167,21 @@ def _log_exception(environ: dict[str, Any]) -> None:
     logging.getLogger("greenlua").exception("%s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
 
 
-def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Format | None) -> None:
+def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Format | None, watch: bool) -> None:
     """Serves from ``workers`` processes under gunicorn, each with a VM of its own; never returns."""
     from gunicorn.app.base import BaseApplication
     from gunicorn.errors import HaltServer
 
-    from greenlua.http.gunicorn import exit_margin
+    from greenlua.http.gunicorn import Arbiter, exit_margin
 
     # gunicorn kills a worker when this is over; the margin in it is for what runs when the requests have ended.
     graceful_timeout = math.ceil(app.settings.drain_timeout + min(5.0, app.settings.drain_timeout / 4))
 
-    listener.check(app.settings)
     app.http_access_log = access_log
-
-    def when_ready(server: Any) -> None:
-        announce(str(app.path), listener.url(0 if listener.unix is not None else server.LISTENERS[0].getsockname()[1]))
+    # One byte for all workers: who is ready first takes it and says where we serve.
+    nobody_ready, writing = os.pipe()
+    os.set_blocking(nobody_ready, False)
+    os.write(writing, b"1")
 
     def post_worker_init(worker: Any) -> None:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
@@ -128,7 +189,20 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
             app.start()
         except ConfigurationError as error:
             worker.log.error("%s", error)
-            sys.exit(4)  # gunicorn's word for an app that failed to load: the master ends too
+            if select.select([nobody_ready], [], [], 0)[0]:
+                sys.exit(4)  # gunicorn's word for an app that failed to load: the master ends too
+            # It has been served: this is a worker in the place of one that died, and the files were broken meanwhile.
+            time.sleep(1)
+            sys.exit(1)
+        try:
+            os.read(nobody_ready, 1)
+        except BlockingIOError:
+            pass
+        else:
+            port = 0 if listener.unix is not None else worker.sockets[0].getsockname()[1]
+            announce(str(app.path), listener.url(port))
+        if watch:
+            Watcher(app).start()
 
     def worker_exit(server: Any, worker: Any) -> None:
         app.stop(exit_margin(graceful_timeout))
@@ -144,7 +218,6 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
                 "certfile": listener.certfile,
                 "keyfile": (listener.keyfile or listener.certfile) if listener.certfile else None,
                 "loglevel": "warning",
-                "when_ready": when_ready,
                 "post_worker_init": post_worker_init,
                 "worker_exit": worker_exit,
             }
@@ -154,6 +227,9 @@ def run_workers(app: LuaApp, listener: Listener, workers: int, access_log: Forma
 
         def load(self) -> LuaApp:
             return app
+
+        def run(self) -> None:
+            Arbiter(self).run()
 
     try:
         Gunicorn().run()

@@ -25,6 +25,12 @@ from greenlua.errors import ConfigurationError
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 LuaName = Literal["5.4", "5.5", "5.3", "luajit"]
 GlobalsRule = Literal["allow", "warn", "deny"]
+UnknownFields = Literal["refuse", "drop"]
+SecurityLevel = Literal["off", "basic", "strict"]
+
+
+CODINGS = ("zstd", "br", "gzip")
+MEMORY_MIN = 8388608  # what the smallest app needs, a few times over
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +50,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     request_timeout: Annotated[
         Seconds, Meta(description="how long a request may take from its place in the queue to its answer; then 504")
     ] = 30.0
+    cpu_limit: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="processor time that Lua may take for a request without a pause; then it is stopped: 500. 0: no limit,"
+            " and a handler that loops stops the server",
+        ),
+    ] = 1.0
+    memory_limit: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="bytes that the Lua VM may hold, at least 8 MiB; the request that needs more is stopped: 500. 0: no limit",
+        ),
+    ] = 268435456
+    sandbox: Annotated[
+        bool,
+        Meta(
+            description="Lua gets no files, no processes and no look inside; off: all that Lua has, `io`, `os`, `debug` and"
+            " bytecode, for code that you trust"
+        ),
+    ] = True
     max_body: Annotated[
         int, Meta(ge=0, le=2**30, description="the largest request body; a larger one is answered 413")
     ] = 1048576
@@ -160,6 +190,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             description="bytes that `greenlua.store` may hold in this process's memory; then it is full",
         ),
     ] = 67108864
+    cache_memory: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**36,
+            description="bytes that kept answers (the option `cache` of a route) may take; those used longest ago go first. 0: none"
+            " is kept",
+        ),
+    ] = 67108864
+    health_path: Annotated[
+        str, Meta(description="the address that answers 200 while the process lives, without Lua; empty: none")
+    ] = "/healthz"
+    ready_path: Annotated[
+        str,
+        Meta(
+            description="the address that answers 200 when a request would be served, else 503 with the reasons; empty: none"
+        ),
+    ] = "/readyz"
+    watchdog: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86400,
+            description="seconds that the event loop may stand still, because some code blocks it; then the process ends with"
+            " status 70, so that its supervisor starts a new one; 0: never",
+        ),
+    ] = 10.0
     globals: Annotated[
         GlobalsRule,
         Meta(
@@ -167,6 +224,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             " it (an error). With `dev` on, `allow` becomes `warn`"
         ),
     ] = "allow"
+    unknown_fields: Annotated[
+        UnknownFields,
+        Meta(
+            description="fields of a body that its schema does not name: `refuse` the request (422), or `drop` them before the"
+            " handler sees them"
+        ),
+    ] = "refuse"
+    security_headers: Annotated[
+        SecurityLevel,
+        Meta(
+            description="headers for browsers on every answer: `basic` (`X-Content-Type-Options: nosniff`), `strict` (all that"
+            " fit an API, see errors.md), `off`; one that a handler sets itself wins"
+        ),
+    ] = "basic"
+    compression: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="codings in which answers leave for clients that take them, in order of preference, of `zstd`, `br` and"
+            " `gzip`; empty: none; as text, separated by commas"
+        ),
+    ] = ()
+    compression_min: Annotated[
+        int, Meta(ge=1, le=2**30, description="the smallest body that is compressed; below, it hardly pays")
+    ] = 1024
     dev: Annotated[bool, Meta(description="development: failures are shown to the client with their Lua traceback")] = (
         False
     )
@@ -234,9 +315,16 @@ def _convert(name: str, value: Any, where: str) -> Any:
     try:
         if name == "trusted_proxies":
             return _networks(value)
+        if name == "compression":
+            return _codings(value)
         if _TYPES[name] in _LISTS:
             return _entries(value)
-        return msgspec.convert(value, _TYPES[name], strict=not isinstance(value, str))
+        converted = msgspec.convert(value, _TYPES[name], strict=not isinstance(value, str))
+        if name in ("health_path", "ready_path") and converted and not converted.startswith("/"):
+            raise msgspec.ValidationError("it must begin with /, or be empty")
+        if name == "memory_limit" and 0 < converted < MEMORY_MIN:
+            raise msgspec.ValidationError(f"expected 0 or an integer >= {MEMORY_MIN}")
+        return converted
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{where}: {name} cannot be {value!r}: {_reason(name, str(error))}") from None
 
@@ -254,6 +342,16 @@ def _networks(value: Any) -> tuple[str, ...]:
                 ipaddress.ip_network(entry, strict=False)
             except ValueError as error:
                 raise msgspec.ValidationError(str(error)) from None
+    return entries
+
+
+def _codings(value: Any) -> tuple[str, ...]:
+    entries = _entries(value)
+    for entry in entries:
+        if entry not in CODINGS:
+            raise msgspec.ValidationError(f"there is no coding {entry!r}; the codings are {', '.join(CODINGS)}")
+        if entries.count(entry) > 1:
+            raise msgspec.ValidationError(f"{entry} is in it twice")
     return entries
 
 

@@ -39,7 +39,7 @@ def client(app: LuaApp | str | os.PathLike[str], **settings: Any) -> testing.Tes
         settings: for a path, the settings.
     """
     if not isinstance(app, LuaApp):
-        app = create_app(app, **settings)
+        app = create_app(app, **{"watchdog": 0, **settings})
         app.start()
     return testing.TestClient(app)
 
@@ -56,6 +56,10 @@ class ServerProcess:
     @property
     def log(self) -> str:
         return "".join(self._lines)
+
+    def reload(self) -> None:
+        """Asks it to reload (SIGHUP); its ``log`` says what came of it."""
+        self.process.send_signal(signal.SIGHUP)
 
     def stop(self, timeout: float = 30.0) -> int:
         """Asks it to stop (SIGTERM), waits up to ``timeout`` seconds, gives its exit status."""
@@ -133,8 +137,8 @@ def start(
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
-        for reader in readers:
+        for reader, stream in zip(readers, (process.stdout, process.stderr), strict=True):
             reader.join(5)
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
+            # A child that lives on may hold the other end, and closing would wait for the reader.
+            if stream is not None and not reader.is_alive():
                 stream.close()

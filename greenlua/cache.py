@@ -1,0 +1,393 @@
+"""The response cache: answers of GET routes that have the option ``cache``, kept for a while and given without Lua.
+
+A hit is found by app.py, by its path, before anything is routed (`CachedPage`). Whatever else comes to such a route goes through
+`CachedRoute.respond`: of many requests that miss the same answer at once, one runs the handler and the others wait for it.
+Called by the requests' greenlets; `Cache.purge` also by Lua, so it never waits. Uses cache_rule, cache_store, inline, answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from io import BytesIO
+from time import monotonic
+from typing import Any, Protocol
+
+import gevent
+from gevent.event import Event
+
+from greenlua.answers import Answer, render_error, render_failure
+from greenlua.cache_rule import Rule
+from greenlua.cache_store import SHARE, Entry, Store
+from greenlua.compression import Compression
+from greenlua.disconnects import CONNECTION
+from greenlua.errors import OverloadError
+from greenlua.fields import FAILED
+from greenlua.http.ready import Ready
+from greenlua.inline import Page
+from greenlua.messages import Failure
+from greenlua.routes import Route
+from greenlua.security import Security
+from greenlua.settings import Settings
+
+log = logging.getLogger("greenlua")
+
+Name = tuple[str, Hashable]  # path and variant
+
+REFRESH_EVERY = 1.0  # seconds between two tries to make a stale answer anew
+REFRESHES_MAX = 64  # at once; who finds so many serves the stale answer, and somebody tries later
+APART = 5.0  # seconds for which nobody waits for an answer again that turned out to be none to keep: they would come one by one
+APART_MAX = 1024
+
+_OF_THE_CLIENT = (CONNECTION, "gunicorn.socket", "greenlua.upgrade")
+_OTHERS_MAY_DO_BETTER = ("499", "503", "504")
+
+
+class Runner(Protocol):
+    """What runs handlers: `greenlua.resource.Responder`."""
+
+    coming: int
+
+    def respond(
+        self, environ: dict[str, Any], endpoint: Any, params: dict[str, Any], seen: set[str] | None = None
+    ) -> Answer: ...
+
+
+class Flight:
+    """A handler that runs for an answer which may be kept.
+
+    Attributes:
+        name: the answer's.
+        entry: the answer, when it was one to keep.
+        again: nothing is known of the answer, because this one request came to nothing: another one should try.
+        spoiled: its answer was purged before it was there.
+    """
+
+    __slots__ = ("again", "done", "entry", "name", "spoiled")
+
+    def __init__(self, name: Name) -> None:
+        self.name = name
+        self.done = Event()
+        self.entry: Entry | None = None
+        self.again = True
+        self.spoiled = False
+
+
+class Cache:
+    """The kept answers of one load of an app.
+
+    Args:
+        settings: ``cache_memory`` bounds the answers, ``slots`` who waits for one, ``request_timeout`` for how long.
+        pages: the lane's, to which each path is added of which there are answers.
+        security: gives the headers that all answers have.
+        clock: seconds.
+        compression: makes the forms in other codings, which are kept too.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        pages: dict[str, Page],
+        security: Security,
+        clock: Callable[[], float] = monotonic,
+        compression: Compression | None = None,
+    ) -> None:
+        self.clock = clock
+        self.timeout = settings.request_timeout
+        self.dev = settings.dev
+        self.security = security
+        self.compression = compression
+        self.store = Store(settings.cache_memory, self._dropped)
+        self.flights: dict[Name, Flight] = {}  # those that others may wait for
+        self.routes = 0
+        self.hits = self.misses = self.coalesced = self.stale = self.stored = 0
+        self.refreshing = 0
+        self._pages = pages
+        self._running: set[Flight] = set()
+        self._waiting, self._waiting_most = 0, settings.slots
+        self._apart: dict[int, float] = {}  # by the hash of a name: at worst somebody runs who could have waited
+
+    def route(self, route: Route, runner: Runner, heads: bool) -> CachedRoute:
+        """What answers a route that has the option. ``heads``: HEAD too."""
+        self.routes += 1
+        return CachedRoute(self, route, runner, ("GET", "HEAD") if heads else ("GET",))
+
+    # ------------------------------------------------------------ what is kept
+
+    def find(self, path: str, variant: Hashable) -> Entry | None:
+        page = self._pages.get(path)
+        return page.entries.get(variant) if type(page) is CachedPage else None
+
+    def keep(self, entry: Entry, cached: CachedRoute) -> None:
+        """Keeps an answer, in place of the one before."""
+        before = self.find(entry.path, entry.variant)
+        if before is not None:
+            self.store.drop(before)
+        page = self._pages.get(entry.path)
+        if page is None:
+            page = self._pages[entry.path] = CachedPage(cached)
+        if type(page) is CachedPage:
+            page.entries[entry.variant] = entry
+            self.store.add(entry)
+            self.stored += 1
+            self._apart.pop(hash((entry.path, entry.variant)), None)
+
+    def _dropped(self, entry: Entry) -> None:
+        page: Any = self._pages[entry.path]
+        del page.entries[entry.variant]
+        if not page.entries:
+            del self._pages[entry.path]
+
+    def purge(self, path: bytes, prefix: bool) -> int:
+        """Drops the answers for a path, or for all that begin with it, and keeps none of those that are made just now.
+
+        Never raises and never switches greenlets.
+
+        Returns:
+            how many there were.
+        """
+        text = path.decode(errors="replace")
+        for flight in list(self._running):
+            if flight.name[0].startswith(text) if prefix else flight.name[0] == text:
+                flight.spoiled = True
+                self._close(flight)
+        if prefix:
+            pages = [page for at, page in self._pages.items() if at.startswith(text)]
+        else:
+            pages = [self._pages[text]] if text in self._pages else []
+        entries = [entry for page in pages if type(page) is CachedPage for entry in page.entries.values()]
+        for entry in entries:
+            self.store.drop(entry)
+        return len(entries)
+
+    # ------------------------------------------------------------ flights
+
+    def begin(self, name: Name, alone: bool) -> Flight:
+        """A flight; ``alone``: one that nobody waits for."""
+        flight = Flight(name)
+        self._running.add(flight)
+        if not alone:
+            self.flights[name] = flight
+        return flight
+
+    def end(self, flight: Flight) -> None:
+        """It is over: who waits for it goes on."""
+        self._running.discard(flight)
+        self._close(flight)
+        flight.done.set()
+
+    def _close(self, flight: Flight) -> None:
+        if self.flights.get(flight.name) is flight:
+            del self.flights[flight.name]
+
+    def join(self, flight: Flight, timeout: float) -> bool:
+        """Waits until it is over; False: it was not in time.
+
+        Raises:
+            OverloadError: too many wait already.
+        """
+        if self._waiting >= self._waiting_most:
+            raise OverloadError(f"{self._waiting_most} requests wait for an answer to others already")
+        self._waiting += 1
+        try:
+            return bool(flight.done.wait(timeout))
+        finally:
+            self._waiting -= 1
+
+    def set_apart(self, name: Name) -> None:
+        """The answer was none to keep: for a while nobody waits for it."""
+        if len(self._apart) >= APART_MAX:
+            self._apart.clear()
+        self._apart[hash(name)] = self.clock() + APART
+
+    def is_apart(self, name: Name) -> bool:
+        until = self._apart.get(hash(name)) if self._apart else None
+        return until is not None and self.clock() < until
+
+    def statistics(self) -> dict[str, int]:
+        """``hits``, ``misses``, ``coalesced``, ``stale``, ``stored``, ``evicted`` since the start; ``entries``, their ``bytes``."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "coalesced": self.coalesced,
+            "stale": self.stale,
+            "stored": self.stored,
+            "evicted": self.store.evicted,
+            "entries": len(self.store),
+            "bytes": self.store.size,
+        }
+
+
+class CachedPage(Page):
+    """The kept answers of one path, by variant."""
+
+    __slots__ = ("_cached", "entries", "methods")
+
+    def __init__(self, cached: CachedRoute) -> None:
+        self.methods = cached.methods
+        self._cached = cached
+        self.entries: dict[Hashable, Entry] = {}
+
+    def answer(self, environ: dict[str, Any], method: str) -> Answer | None:
+        """A fresh one; None when there is none, and for requests that go past."""
+        now = self._cached.cache.clock()
+        entry = self._find(environ, method, now)
+        return entry.answer(environ, method == "HEAD", now) if entry is not None else None
+
+    def ready(self, environ: dict[str, Any], method: str) -> Answer | Ready | None:
+        """The same for the HTTP front."""
+        now = self._cached.cache.clock()
+        entry = self._find(environ, method, now)
+        return entry.ready_at(environ, method == "HEAD", now) if entry is not None else None
+
+    def _find(self, environ: dict[str, Any], method: str, now: float) -> Entry | None:
+        cached = self._cached
+        rule = cached.rule
+        if method not in self.methods or rule.passes(environ):
+            return None
+        entry = self.entries.get(rule.variant(environ))
+        cache = cached.cache
+        if entry is None or now >= entry.fresh_until:
+            return None
+        cache.hits += 1
+        cache.store.used(entry)
+        return entry
+
+
+class CachedRoute:
+    """A route whose answers are kept. Made by `Cache.route`."""
+
+    def __init__(self, cache: Cache, route: Route, runner: Runner, methods: tuple[str, ...]) -> None:
+        self.cache = cache
+        self.rule = Rule(route.options["cache"])
+        self.methods = methods
+        self._route = route
+        self._runner = runner
+        self._told = False
+
+    def respond(self, environ: dict[str, Any], endpoint: Any, params: dict[str, Any]) -> Answer:
+        """The WSGI answer, kept or new; in place of `Responder.respond`."""
+        cache, rule = self.cache, self.rule
+        variant = None if rule.passes(environ) else rule.variant(environ)
+        if variant is None:
+            return self._runner.respond(environ, endpoint, params)
+        path = environ.get("PATH_INFO") or "/"
+        if not path.isascii():
+            path = path.encode("latin-1").decode()  # app.py has seen that it can be
+        name = (path, variant)
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        deadline = cache.clock() + cache.timeout
+        waited = False
+        while True:
+            now = cache.clock()
+            entry = cache.find(path, variant)
+            if entry is not None and now < entry.gone_at:
+                cache.store.used(entry)
+                if now < entry.fresh_until:
+                    cache.hits += 1
+                else:
+                    cache.stale += 1
+                    self._refresh(entry, now, environ, endpoint, params)
+                return entry.answer(environ, head, now)
+            flight = cache.flights.get(name)
+            if flight is None or cache.is_apart(name):
+                return self._run(name, environ, endpoint, params)
+            if not waited:
+                waited = True
+                cache.coalesced += 1
+            self._runner.coming += 1
+            try:
+                if not cache.join(flight, max(0.0, deadline - now)):
+                    failure = Failure(504, f"no answer within {cache.timeout:g} seconds")
+                    return render_failure(failure, environ, cache.dev, cache.security.of(environ))
+            except OverloadError as error:
+                return render_error(error, environ, cache.security.of(environ))
+            finally:
+                self._runner.coming -= 1
+            if flight.entry is not None:
+                return flight.entry.answer(environ, head, cache.clock())
+            if not flight.again:
+                return self._run(name, environ, endpoint, params)
+
+    def _run(self, name: Name, environ: dict[str, Any], endpoint: Any, params: dict[str, Any]) -> Answer:
+        """Runs the handler for this request, and for those that wait for it."""
+        cache = self.cache
+        cache.misses += 1
+        flight = cache.begin(name, alone=name in cache.flights or cache.is_apart(name))
+        try:
+            answer = self._fetch(flight, self.rule.shown(environ, name[1]), endpoint, params)
+        finally:
+            cache.end(flight)
+        head = environ["REQUEST_METHOD"] == "HEAD"
+        if flight.entry is not None:
+            status, headers, body = flight.entry.answer(environ, head, cache.clock())
+            return status, [header for header in headers if header[0] != "Age"], body  # it is new
+        if head:
+            _discard(answer)
+            return answer[0], answer[1], []
+        return answer
+
+    def _fetch(self, flight: Flight, shown: dict[str, Any], endpoint: Any, params: dict[str, Any]) -> Answer:
+        """The handler's answer, kept if it is one to keep."""
+        cache, rule, seen = self.cache, self.rule, set[str]()
+        answer = self._runner.respond(shown, endpoint, params, seen)
+        status, headers, body = answer
+        if FAILED in seen:
+            flight.again = status[:3] in _OTHERS_MAY_DO_BETTER
+            objection: str | None = ""
+        else:
+            flight.again = False
+            objection = rule.objection(answer, seen)
+        if objection is None:
+            ours = {*self.cache.security.of(shown).headers}
+            own = [pair for pair in headers if pair not in ours and pair[0] not in ("Content-Length", "X-Request-ID")]
+            entry = Entry(
+                *flight.name, status, rule.complete(own), b"".join(body), cache.security, cache.clock(), rule.ttl, rule.stale,
+                cache.compression,
+            )  # fmt: skip
+            if cache.store.takes(entry):
+                flight.entry = entry
+                if not flight.spoiled:
+                    cache.keep(entry, self)
+                return answer
+            objection = f"an answer of {entry.size} bytes is more than one {SHARE}th of the setting cache_memory"
+        if not flight.again:
+            cache.set_apart(flight.name)
+        if objection and not self._told:
+            self._told = True
+            log.warning("%s: an answer of GET %s is not kept: %s", self._route.place, self._route.template, objection)
+        return answer
+
+    # ------------------------------------------------------------ stale answers
+
+    def _refresh(
+        self, entry: Entry, now: float, environ: dict[str, Any], endpoint: Any, params: dict[str, Any]
+    ) -> None:
+        """Makes an answer anew without anybody who waits for it, unless that goes on already."""
+        cache, name = self.cache, (entry.path, entry.variant)
+        if now < entry.refresh_at or name in cache.flights or cache.refreshing >= REFRESHES_MAX:
+            return
+        entry.refresh_at = now + REFRESH_EVERY
+        shown = self.rule.shown(environ, entry.variant)
+        for key in _OF_THE_CLIENT:
+            shown.pop(key, None)
+        shown["wsgi.input"] = BytesIO()
+        cache.refreshing += 1
+        self._runner.coming += 1
+        gevent.spawn(self._make_anew, cache.begin(name, alone=False), shown, endpoint, params)
+
+    def _make_anew(self, flight: Flight, shown: dict[str, Any], endpoint: Any, params: dict[str, Any]) -> None:
+        try:
+            answer = self._fetch(flight, shown, endpoint, params)
+            if flight.entry is None:
+                _discard(answer)
+        finally:
+            self.cache.refreshing -= 1
+            self._runner.coming -= 1
+            self.cache.end(flight)
+
+
+def _discard(answer: Answer) -> None:
+    close = getattr(answer[2], "close", None)
+    if close is not None:
+        close()
