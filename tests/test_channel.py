@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gevent
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from greenlua.channel import Channel
 from greenlua.errors import OverloadError
@@ -63,34 +65,81 @@ def test_neither_lane_starves_the_other(maximum: int) -> None:
         assert inner, "Calls starve the inner messages"
 
 
-def test_a_full_channel_makes_the_putter_wait_for_its_turn() -> None:
+def test_who_finds_it_full_waits_outside_for_its_turn() -> None:
     channel = Channel(2)
-    for number in (1, 2):
-        channel.put(call(number), 1)
-    putters = [gevent.spawn(channel.put, call(number), 5) for number in (3, 4)]
-    gevent.sleep(0)
-    assert not any(putter.dead for putter in putters)
+    for number in range(1, 6):
+        channel.put(call(number), 5)
+    figures = channel.statistics()
+    assert (figures["waiting"], figures["waiting_outside"], channel.is_full) == (2, 3, True)
     taken: list[int] = []
-    while len(taken) < 4:
+    while len(taken) < 5:
         taken += numbers(channel.drain(1))
-        gevent.sleep(0)
-    assert taken == [1, 2, 3, 4]
-    gevent.joinall(putters, raise_error=True, timeout=5)
+    assert taken == [1, 2, 3, 4, 5]
+    assert channel.statistics()["waiting_outside"] == 0
+    assert not channel.is_full
 
 
-def test_no_place_in_time_is_an_overload_and_the_call_is_not_queued() -> None:
+def test_who_has_no_place_in_time_is_given_back_and_never_served() -> None:
     channel = Channel(1)
-    channel.put(call(1), 1)
-    with pytest.raises(OverloadError, match="1 requests are waiting"):
-        channel.put(call(2), 0.001)
-    assert channel.statistics() == {"capacity": 1, "waiting": 1, "waiting_inner": 0, "refused": 1}
-    assert numbers(channel.drain(32)) == [1]
+    for number, deadline in ((1, 10), (2, 30), (3, 20), (4, 40)):
+        channel.put(call(number), deadline)
+    assert channel.overdue(19) == []
+    assert numbers(channel.overdue(20)) == [3]
+    assert channel.overdue(25) == []
+    assert numbers(channel.drain(1)) == [1]
+    assert channel.overdue(35) == [], "it has a place"
+    assert numbers(channel.overdue(40)) == [4]
+    assert channel.statistics() == {
+        "capacity": 1,
+        "waiting": 1,
+        "waiting_outside": 0,
+        "waiting_inner": 0,
+        "refused": 2,
+    }
+    assert numbers(channel.drain(32)) == [2]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 50)),
+            st.tuples(st.just("drain"), st.integers(1, 5)),
+            st.tuples(st.just("pass"), st.integers(1, 20)),
+        ),
+        max_size=60,
+    ),
+)
+def test_all_calls_come_out_once_in_order_or_are_given_back_in_time(
+    capacity: int, steps: list[tuple[str, int]]
+) -> None:
+    channel, now, number = Channel(capacity), 0, 0
+    line: list[tuple[int, int]] = []  # all that wait: (number, deadline); the first `capacity` have a place
+    placed = 0
+    for what, value in steps:
+        if what == "put":
+            number += 1
+            channel.put(call(number), now + value)
+            line.append((number, now + value))
+        elif what == "drain" and line:
+            expected = line[: min(value, placed)]
+            line = line[len(expected) :]
+            assert numbers(channel.drain(value)) == [entry[0] for entry in expected]
+        elif what == "pass":
+            now += value
+            late = [entry for entry in line[placed:] if entry[1] <= now]
+            assert sorted(numbers(channel.overdue(now))) == sorted(entry[0] for entry in late)
+            line = [entry for entry in line if entry not in late]
+        placed = min(capacity, len(line))
+        figures = channel.statistics()
+        assert (figures["waiting"], figures["waiting_outside"]) == (placed, len(line) - placed)
 
 
 def test_a_closed_channel_refuses_new_calls_and_still_gives_the_queued_ones() -> None:
     channel = Channel(10)
     channel.put(call(1), 1)
-    channel.close()
+    channel.close("the server is stopping")
     with pytest.raises(OverloadError, match="stopping"):
         channel.put(call(2), 1)
     assert numbers(channel.drain(32)) == [1]

@@ -39,8 +39,8 @@ MISTAKES = {
     'app:Get("/x", print)': "app.lua:2: app has nothing called Get; did you mean get?",
     "app:on_eror(print)": "app.lua:2: app has nothing called on_eror; did you mean on_error?",
     'app:listen("8080")': (
-        "app.lua:2: app has nothing called listen; its methods are after, before, delete, every, get, group, head, on_error,"
-        " on_start, on_stop, options, patch, post, put, route"
+        "app.lua:2: app has nothing called listen; its methods are after, before, constant, delete, every, get, group, head,"
+        " on_error, on_start, on_stop, options, patch, post, purge, put, route, schema, security_scheme"
     ),
     'app:route("FETCH", "/x", print)': (
         "app.lua:2: app:route does not know the method FETCH; the methods are GET POST PUT PATCH DELETE HEAD OPTIONS"
@@ -50,8 +50,83 @@ MISTAKES = {
     'app:route(nil, "/x", print)': "app.lua:2: app:route takes a method, or a list of methods, before the template",
     # options
     'app:get("/x", { befor = print }, print)': "app.lua:2: app:get /x has no option befor; did you mean before?",
-    'app:get("/x", { cache = 5 }, print)': "app.lua:2: app:get /x has no option cache; the options are after, before, on_error",
-    'app:get("/x", { print }, print)': "app.lua:2: app:get /x has no option 1; the options are after, before, on_error",
+    'app:get("/x", { retries = 5 }, print)': (
+        "app.lua:2: app:get /x has no option retries; the options are after, before, body, cache, deprecated, description, headers,"
+        " hidden, on_disconnect, on_error, operation_id, params, query, responses, security, stream_body, summary, tags"
+    ),
+    'app:get("/x", { print }, print)': "app.lua:2: app:get /x has no option 1; the options are after, before, body,",
+    # answers without Lua
+    'app:get("/x", { cache = "60" }, print)': (
+        "app.lua:2: the option cache of app:get /x must be a number of seconds or a table with a ttl, not a string"
+    ),
+    'app:get("/x", { cache = 0 }, print)': (
+        "app.lua:2: ttl of cache of app:get /x must be a number of seconds above 0, up to a year, not 0"
+    ),
+    'app:get("/x", { cache = 0/0 }, print)': "app.lua:2: ttl of cache of app:get /x must be a number of seconds above 0",
+    'app:get("/x", { cache = 1e9 }, print)': "app.lua:2: ttl of cache of app:get /x must be a number of seconds above 0",
+    'app:get("/x", { cache = {} }, print)': (
+        "app.lua:2: cache of app:get /x needs a ttl: the seconds for which an answer is kept"
+    ),
+    'app:get("/x", { cache = { tll = 5 } }, print)': "app.lua:2: cache of app:get /x has no option tll; did you mean ttl?",
+    'app:get("/x", { cache = { ttl = 5, stale = -1 } }, print)': (
+        "app.lua:2: stale of cache of app:get /x must be a number of seconds from 0, up to a year, not -1"
+    ),
+    'app:get("/x", { cache = { ttl = 5, private = 1 } }, print)': (
+        "app.lua:2: the option private of cache of app:get /x must be a boolean, not a number"
+    ),
+    'app:get("/x", { cache = { ttl = 5, vary = { "a b" } } }, print)': (
+        "app.lua:2: vary of cache of app:get /x must be a list of header names; a b is none"
+    ),
+    'app:get("/x", { cache = { ttl = 5, vary = "*" } }, print)': (
+        "app.lua:2: vary of cache of app:get /x must be a list of header names; * is none"
+    ),
+    'app:get("/x", { cache = { ttl = 5, query = { page = true } } }, print)': (
+        "app.lua:2: query of cache of app:get /x must be a list of names of query parameters; nil is none"
+    ),
+    'app:get("/x", { cache = { ttl = 5, cookies = { "a=b" } } }, print)': (
+        "app.lua:2: cookies of cache of app:get /x must be a list of cookie names; a=b is none"
+    ),
+    'app:get("/x", { cache = { ttl = 5, ignore = 5 } }, print)': (
+        "app.lua:2: ignore of cache of app:get /x must be a list of header names, client_ip, scheme or *, not 5"
+    ),
+    'app:get("/x", { cache = { ttl = 5, errors = { 304 } } }, print)': (
+        "app.lua:2: errors of cache of app:get /x must be true or a list of statuses from 200 to 599, without 206 and 304;"
+        " 304 is none"
+    ),
+    'app:get("/x", { cache = { ttl = 5, errors = "all" } }, print)': (
+        "app.lua:2: errors of cache of app:get /x must be true or a list of statuses, not a string"
+    ),
+    'app:post("/x", { cache = 5 }, print)': (
+        "app.lua:2: the option cache of app:post /x is for GET and HEAD only, not for POST"
+    ),
+    'app:route({ "GET", "PUT" }, "/x", { cache = 5 }, print)': (
+        "app.lua:2: the option cache of app:route /x is for GET and HEAD only, not for PUT"
+    ),
+    'app:group("/x", { cache = 5 }, print)': "app.lua:2: the group /x has no option cache; the options are",
+    "app:constant()": "app.lua:2: the path of app:constant must be a string, not a nil",
+    'app:constant("x", "")': 'app.lua:2: the path "x" of app:constant must begin with /',
+    'app:constant("/{x}", "")': 'app.lua:2: the path "/{x}" of app:constant has white space, a ? or a brace in it; it is one',
+    'app:constant("/x")': "app.lua:2: the body of app:constant /x must be a string or a table, not a nil",
+    'app:constant("/x", print)': "app.lua:2: the body of app:constant /x must be a string or a table, not a function",
+    'app:constant("/x", { print })': "app.lua:2: the answer cannot be JSON: ",
+    'app:constant("/x", "", 5)': "app.lua:2: the options of app:constant /x must be a table, not a number",
+    'app:constant("/x", "", {}, 5)': "app.lua:2: app:constant /x takes a path, a body and options; there is more",
+    'app:constant("/x", "", { stauts = 5 })': "app.lua:2: app:constant /x has no option stauts; did you mean status?",
+    'app:constant("/x", "", { status = 100 })': "app.lua:2: the status must be an integer from 200 to 599, not 100",
+    'app:constant("/x", "", { headers = { ["a b"] = "" } })': 'app.lua:2: "a b" is no header name',
+    'app:group("/g", function(g)\n  g:constant("/x", "")\nend)': "app.lua:3: app:constant is the app's, not a group's",
+    'app:constant("/x", "")\napp:constant("/x", "")': "app.lua:3: the constant /x is already declared at app.lua:2",
+    'app:constant("/x", "")\napp:post("/x", print)': "app.lua:2: the constant /x is already declared at app.lua:3",
+    "app:purge(5)": 'app.lua:2: app:purge takes a path, as "/items/7", or the beginning of some, as "/items/*", not a number',
+    'app:purge("x")': 'app.lua:2: app:purge takes a path, as "/items/7", or the beginning of some, as "/items/*", not "x"',
+    'app.purge("/x")': "app.lua:2: call it with a colon: app:purge(...), not app.purge(...)",
+    'app:purge("/x", "/y")': "app.lua:2: app:purge takes one path; there is more",
+    'app:get("/x", { on_disconnect = "stay" }, print)': (
+        'app.lua:2: the option on_disconnect of app:get /x must be "cancel" or "finish", not "stay"'
+    ),
+    'app:group("/x", { on_disconnect = true }, print)': (
+        'app.lua:2: the option on_disconnect of the group /x must be "cancel" or "finish", not true'
+    ),
     'app:get("/x", { before = 5 }, print)': "app.lua:2: before of app:get /x must be a function, not a number",
     'app:get("/x", { after = { print, 5 } }, print)': "app.lua:2: after[2] of app:get /x must be a function, not a number",
     'app:get("/x", { after = { a = print } }, print)': "app.lua:2: after[1] of app:get /x must be a function, not nil",
@@ -125,7 +200,7 @@ PROGRAMS = {
     "local app = greenlua.app {} return function() end": "app.lua: it returned a function; end it with: return app",
     "return greenlua.app(5)": "greenlua.app takes a table, not a number",
     "local app = greenlua.app { titel = 'x' } return app": "app.lua:1: greenlua.app has no option titel; did you mean title?",
-    "local app = greenlua.app { 'x' } return app": "app.lua:1: greenlua.app has no option 1; the options are title, version",
+    "local app = greenlua.app { 'x' } return app": "app.lua:1: greenlua.app has no option 1; the options are ",
     "local app = greenlua.app { title = 5 } return app": "app.lua:1: the option title of greenlua.app must be a string, not a",
     "local app = greenlua.App {} return app": "app.lua:1: greenlua has nothing called App; did you mean app?",
     "greenlua.app = 5": "app.lua:1: greenlua cannot be changed",
@@ -162,6 +237,7 @@ LATE = [
     "app:before(print)",
     "greenlua.app {}",
     'app:route("GET", "/new", print)',
+    'app:constant("/new", "")',
 ]
 
 

@@ -14,6 +14,7 @@ import gevent
 import pytest
 
 from greenlua.app import LuaApp, create_app
+from greenlua.channel import Channel
 from greenlua.dispatcher import Dispatcher
 
 SOURCE = """
@@ -106,15 +107,12 @@ def test_who_waits_for_a_slot_gets_the_next_free_one(make: Callable[..., LuaApp]
 
 
 def test_a_full_queue_is_503(make: Callable[..., LuaApp], monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = gevent.event.Event()
+    drain = Channel.drain
+    # The Lua greenlet is held between batches, as a long handler would hold it.
+    monkeypatch.setattr(Channel, "drain", lambda channel, maximum: (gate.wait(), drain(channel, maximum))[1])
     app = make(queue_capacity=1, queue_timeout=0.05)
     ask = asker(app)
-    serving = app.start()
-    gate = gevent.event.Event()
-    drain = serving.channel.drain
-    # The Lua greenlet is held between batches, as a long handler would hold it.
-    monkeypatch.setattr(serving.channel, "drain", lambda maximum: (gate.wait(), drain(maximum))[1])
-    serving.dispatcher._greenlet.kill()  # type: ignore[union-attr]
-    serving.dispatcher.start()
     queued = gevent.spawn(ask, "/mark/queued")
     gevent.sleep(0)
     status, headers, body = ask("/mark/refused")
@@ -129,14 +127,11 @@ def test_a_full_queue_is_503(make: Callable[..., LuaApp], monkeypatch: pytest.Mo
 def test_a_request_whose_time_ran_out_while_queued_is_never_run(
     make: Callable[..., LuaApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gate = gevent.event.Event()
+    drain = Channel.drain
+    monkeypatch.setattr(Channel, "drain", lambda channel, maximum: (gate.wait(), drain(channel, maximum))[1])
     app = make(request_timeout=0.1)
     ask = asker(app)
-    serving = app.start()
-    gate = gevent.event.Event()
-    drain = serving.channel.drain
-    monkeypatch.setattr(serving.channel, "drain", lambda maximum: (gate.wait(), drain(maximum))[1])
-    serving.dispatcher._greenlet.kill()  # type: ignore[union-attr]
-    serving.dispatcher.start()
     assert ask("/mark/expired")[0] == "504 Gateway Timeout"
     gate.set()
     assert "expired" not in ran(app)
@@ -231,9 +226,9 @@ def test_stop_gives_up_after_its_timeout(write: Callable[..., Path]) -> None:
 
 def test_nothing_exists_before_the_first_use(write: Callable[..., Path]) -> None:
     app = create_app(write(SOURCE))
-    assert app._serving is None
+    assert app._life.serving is None
     assert asker(app)("/mark/first")[2] == b"marked"
-    assert app._serving is not None
+    assert app._life.serving is not None
     app.stop(1)
 
 

@@ -42,6 +42,18 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "loadtests" / 
 Write = Callable[..., Path]
 
 
+@pytest.fixture
+def write(write: Write, tmp_path: Path) -> Write:
+    """As everywhere, and with the folders that the app serves."""
+
+    def write_app(source: str, name: str = "app.lua") -> Path:
+        for folder in re.findall(r'app:static\("[^"]*", "([^"]+)"', source):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        return write(source, name)
+
+    return write_app
+
+
 class Block(NamedTuple):
     page: Path
     line: int
@@ -230,7 +242,8 @@ def test_the_readme_shows_curl_for_the_example_and_for_the_first_app() -> None:
 @blocks("console")
 def test_commands_exist(block: Block, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(block.app if block.app and not block.app.endswith(".lua") else "local app = greenlua.app {}\nreturn app\n")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for folder in ("examples", "loadtests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     for command, shown in commands_of(block):
         words = split(command)
@@ -332,7 +345,7 @@ def test_layer_table_names_every_file() -> None:
 def test_every_status_of_ours_is_explained() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
     sources = "".join(file.read_text() for file in (*ROOT.glob("greenlua/**/*.py"), *LUA.glob("*.lua")))
-    used = {int(status) for status in re.findall(r"(?:ClientError|refuse|Failure|Refusal)\((\d{3})\b", sources)}
+    used = {int(status) for status in re.findall(r"(?:ClientError|refuse|Failure|Refusal)\(\s*(\d{3})\b", sources)}
     used |= {error.status for error in ERRORS}
     shown = {int(status) for status in re.findall(r"^\| (\d{3}) \|", page, re.MULTILINE)}
     assert len(used) > 5
@@ -353,7 +366,7 @@ NAMES_APP = """
 local app = greenlua.app {}
 app:get("/", function(ctx)
   local names = { app = json.array {}, ctx = json.array {} }
-  for _, library in ipairs { "greenlua", "response", "json", "log", "os", "_G" } do
+  for _, library in ipairs { "greenlua", "response", "json", "log", "os", "v", "_G" } do
     names[library] = json.array {}
     for name in pairs(_G[library]) do table.insert(names[library], name) end
   end
@@ -374,7 +387,10 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What a handler finds: the keys of each library, the methods of the app, the fields of ctx."""
     path = tmp_path_factory.mktemp("names") / "app.lua"
     path.write_text(NAMES_APP)
-    source = "".join((LUA / f"{name}.lua").read_text() for name in ("routes", "context", "streams", "background"))
+    source = "".join(
+        (LUA / f"{name}.lua").read_text()
+        for name in ("routes", "context", "streams", "background", "contract", "inline", "static")
+    )
     words = {word for name in re.findall(r"[A-Za-z]\w*", source) for word in (name, name.lower())}
     with loaded(path) as app:
         found: dict[str, list[str]] = client(app).get("/", params={"words": " ".join(sorted(words))}).json
@@ -396,7 +412,7 @@ def test_lua_api_page_names_everything(names: dict[str, list[str]]) -> None:
 
 def test_lua_api_page_names_nothing_that_is_not_there(names: dict[str, list[str]]) -> None:
     page = (ROOT / "docs" / "lua-api.md").read_text()
-    for library in ("response", "json", "log"):
+    for library in ("response", "json", "log", "v"):
         shown = set(re.findall(rf"`{library}\.(\w+)", page))
         known = set(names[library]) | ({"status", "body", "headers"} if library == "response" else set())
         assert shown <= known, library
@@ -405,11 +421,10 @@ def test_lua_api_page_names_nothing_that_is_not_there(names: dict[str, list[str]
 
 
 def test_editor_types_name_everything_and_nothing_else(names: dict[str, list[str]]) -> None:
-    source = (LUA / "greenlua.d.lua").read_text()
-    fields = {
-        match[1]: set(re.findall(r"^---@field (\w+)", match[2], re.MULTILINE))
-        for match in re.finditer(r"^---@class ([\w.]+).*\n((?:---@field .*\n)*)", source, re.MULTILINE)
-    }
+    source = "\n".join(path.read_text() for path in sorted(LUA.glob("*.d.lua")))
+    fields: dict[str, set[str]] = {}
+    for match in re.finditer(r"^---@class ([\w.]+).*\n((?:---@field .*\n)*)", source, re.MULTILINE):
+        fields.setdefault(match[1], set()).update(re.findall(r"^---@field (\w+)", match[2], re.MULTILINE))
     functions: dict[str, set[str]] = {}
     for library, name in re.findall(r"^function (\w+)[.:](\w+)\(", source, re.MULTILINE):
         functions.setdefault(library, set()).add(name)
@@ -420,8 +435,8 @@ def test_editor_types_name_everything_and_nothing_else(names: dict[str, list[str
     assert functions["log"] == set(names["log"])
     assert functions["Scope"] == set(names["app"])
     assert fields["greenlua.Ctx"] | functions["Ctx"] == set(names["ctx"])
-    assert fields["greenlua.RouteOptions"] == {"before", "after", "on_error"}
-    assert fields["greenlua.OneRouteOptions"] == {"stream_body"}
+    assert fields["greenlua.RouteOptions"] == {"before", "after", "on_error", "on_disconnect"}
+    assert fields["greenlua.OneRouteOptions"] == {"stream_body", "cache"}
     for name in ("response", "json", "log", "env"):
         assert f"\n{name} = {{}}\n" in source
     assert {"sleep", "now", "spawn", "wait", "wait_any", "timeout"} <= set(
@@ -429,8 +444,23 @@ def test_editor_types_name_everything_and_nothing_else(names: dict[str, list[str
     )
 
 
-def test_editor_types_are_lua(write: Write) -> None:
-    source = (LUA / "greenlua.d.lua").read_text()
+def test_the_page_and_the_types_of_schemas_name_everything(names: dict[str, list[str]]) -> None:
+    page = (ROOT / "docs" / "contract.md").read_text()
+    types = (LUA / "v.d.lua").read_text()
+    assert [name for name in names["v"] if f"v.{name}" not in page] == []
+    typed = set(re.findall(r"^function v\.(\w+)\(|^---@field (\w+) v\.Schema$", types, re.MULTILINE))
+    assert {one or other for one, other in typed} == set(names["v"])
+    declared = re.findall(
+        r"^route\.(\w+)|^function route\.(\w+)|, route\.(\w+) =", (LUA / "contract.lua").read_text(), re.M
+    )
+    options = {name for found in declared for name in found if name}
+    assert {"params", "query", "summary", "hidden", "security"} <= options
+    assert [name for name in options if f"---@field {name}? " not in types or f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("file", sorted(LUA.glob("*.d.lua")), ids=lambda file: file.name)
+def test_editor_types_are_lua(write: Write, file: Path) -> None:
+    source = file.read_text()
     with loaded(write(f"local app = greenlua.app {{}}\nassert(load([==[{source}]==]))\nreturn app\n")):
         pass
 

@@ -21,10 +21,10 @@ HOST: dict[str, Callable[..., Any]] = {
 }
 
 
-def load(write: Write, lua: str, *codes: str, head: str = "") -> VM:
+def load(write: Write, lua: str, *codes: str, head: str = "", sandbox: bool = True) -> VM:
     """A VM whose handlers 1, 2... are the given codes, each on a line of its own: handler n stands in line n + 1."""
     routes = "\n".join(f'app:get("/{n}", function(ctx) {code} end)' for n, code in enumerate(codes, 1))
-    vm = VM(lua, HOST)
+    vm = VM(lua, HOST, sandbox=sandbox)
     vm.load(write(f"{head} local app = greenlua.app {{}}\n{routes}\nreturn app"))
     return vm
 
@@ -122,6 +122,7 @@ def test_cancel_closes_a_waiting_handler_and_names_its_operation(write: Write, l
     assert events(vm) == []
     assert vm.statistics() | {"memory": 0} == {
         "memory": 0,
+        "memory_limit": 0,
         "parked": 0,
         "idle": 0,
         "operations": 1,
@@ -312,6 +313,7 @@ def test_no_operation_is_lost_when_finalizers_log_at_any_time(write: Write, lua:
         lua,
         'local meta = { __gc = function() log.info("gc") end } for _ = 1, 40 do setmetatable({}, meta) end sleep(0)',
         "sleep(0)",
+        sandbox=False,
     )
     begun = 0
     for number in range(3000):

@@ -13,7 +13,7 @@ from gevent import socket
 from tests.servers import Site, running
 
 REQUESTS = 2000
-STATISTICS = ("pool", "channel", "dispatcher", "background", "vm")
+STATISTICS = ("app", "pool", "channel", "dispatcher", "background", "cache", "compression", "vm")
 
 
 def ask(port: int, number: int, kind: str, answers: Counter[str]) -> None:

@@ -65,19 +65,6 @@ def test_a_worker_that_dies_is_replaced() -> None:
         assert Site(server, "").get("/hello/x").status == 200
 
 
-def test_hup_brings_new_workers_with_the_edited_app(write: Callable[..., Path]) -> None:
-    source = 'local app = greenlua.app {}\napp:get("/", function() return "%s" end)\nreturn app'
-    path = write(source % "old")
-    with serve(path, "--workers", "2") as server:
-        site = Site(server, "")
-        assert site.get("/").text == "old"
-        wait_until(lambda: len(children(server)) == 2)
-        write(source % "new")
-        server.process.send_signal(signal.SIGHUP)
-        # The old workers answer until the new ones do.
-        wait_until(lambda: {site.get("/").text for _ in range(20)} == {"new"})
-
-
 def test_a_broken_app_stops_workers_before_they_start(write: Callable[..., Path]) -> None:
     result = run("run", write("return"), "--workers", "2", "--port", "0")
     assert result.returncode == 2

@@ -111,8 +111,8 @@ def test_an_error_from_python_is_no_way_out(write: Write, lua: str) -> None:
         f"local ok, e = pcall(function() {code} end) return {{ ok, type(e), type(getmetatable(e)) ~= 'table' }}"
         for code in (
             "error(now(1, 2, 3))",
-            "ctx_kept[1] = 10^9 return ctx_kept.host",
-            "ctx_kept[1] = 'x' return ctx_kept.scheme",
+            "ctx_kept[1] = 10^9 return ctx_kept.template .. 1",
+            "ctx_kept[1] = 'x' return ctx_kept.params",
             "return ctx_kept.headers[('x'):rep(100000)]",
         )
     ]
@@ -302,3 +302,18 @@ def test_denied_globals_are_failures_that_name_the_line(
         assert api.get(path).status_code == 500
         assert f"app.lua:{line}: the global " in caplog.text
     assert api.get("/new").status_code == 500
+
+
+@pytest.mark.parametrize(
+    "name", ["io", "debug", "dofile", "loadfile", "package", "collectgarbage", "jit", "ffi", "python"]
+)
+def test_what_the_sandbox_has_not_is_missed_with_a_word(write: Callable[..., Path], lua: str, name: str) -> None:
+    path = write(f'local app = greenlua.app {{}}\napp:get("/", function() return {name}.open("x") end)\nreturn app')
+    detail = client(path, lua=lua, dev=True).get("/").json["detail"]
+    assert detail.startswith("app.lua:2: attempt to index")
+    assert detail.endswith(f": the sandbox has no {name} (setting sandbox)")
+
+
+def test_another_global_that_is_nil_is_said_as_lua_says_it(write: Callable[..., Path], lua: str) -> None:
+    path = write('local app = greenlua.app {}\napp:get("/", function() return iox.open("x") end)\nreturn app')
+    assert "sandbox" not in client(path, lua=lua, dev=True).get("/").json["detail"]

@@ -352,7 +352,7 @@ app:get("/a", function()
 end)
 app:get("/b", function() sleep(0.2) return "B's own" end)
 return app"""
-    app = create_app(write(source), lua=lua, slots=1, request_timeout=0.3)
+    app = create_app(write(source), lua=lua, slots=1, request_timeout=0.3, sandbox=False)
     app.expose("big", lambda: [{"n": n} for n in range(300)])
     app.start()
     asked = client(app)

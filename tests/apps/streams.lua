@@ -100,7 +100,7 @@ app:post("/patient", { stream_body = true }, function(ctx)
   return { got = table.concat(got) }
 end)
 
-app:get("/thrown", function() error(response.stream(function() end)) end)
+app:get("/thrown", function() error(response.stream(function(write) write("thrown") end)) end)
 app:get("/bad", function()
   return { (select(2, pcall(response.stream, 5))), (select(2, pcall(response.sse, print, { retries = 1 }))) }
 end)

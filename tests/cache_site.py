@@ -1,0 +1,115 @@
+"""An app in this process whose answers are kept, on a clock that the test moves, asked without a server and by many at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gevent
+from falcon import testing
+
+from greenlua import create_app
+
+Write = Callable[..., Path]
+
+
+class Answer:
+    """What the app gave. ``headers`` by lower-case name."""
+
+    def __init__(self, status: str, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status = int(status[:3])
+        self.all_headers = headers
+        self.headers = {name.lower(): value for name, value in headers}
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class CacheSite:
+    """The app. ``now`` is what the cache's clock says."""
+
+    _asked = 0
+
+    def __init__(self, path: Path, expose: Mapping[str, Callable[..., Any]], **settings: Any) -> None:
+        self.app = create_app(path, watchdog=0, **{"slots": 64, **settings})
+        for name, function in expose.items():
+            self.app.expose(name, function)
+        self.app.start()
+        self.now = 1000.0
+        self.cache.clock = lambda: self.now
+
+    @property
+    def cache(self) -> Any:
+        return self.app.load().cache
+
+    def figures(self, *names: str) -> tuple[int, ...]:
+        """Of `Cache.statistics`."""
+        found = self.cache.statistics()
+        return tuple(found[name] for name in names)
+
+    def ask(
+        self,
+        target: str,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: str = "",
+        scheme: str = "http",
+        more: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """The answer to one request; ``more`` goes into its environ."""
+        path, _, query = target.partition("?")
+        environ = testing.create_environ(
+            path=path, query_string=query, method=method, headers=dict(headers or {}), body=body, scheme=scheme
+        )
+        environ.update(more or {})
+        self._asked += 1
+        if self._asked % 2:  # as greenlua's HTTP front asks
+            status, head, result = self.app.direct(environ)
+            if isinstance(head, str):
+                lines = head.split("\r\n")[1:-1]
+                return Answer(status, [(line.partition(": ")[0], line.partition(": ")[2]) for line in lines], result)
+        else:  # as any WSGI server does
+            started: list[Any] = []
+            result = self.app(environ, lambda *arguments: started.extend(arguments))
+            status, head = started
+        try:
+            content = b"".join(result)
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        return Answer(status, head, content)
+
+    def spawn(self, *arguments: Any, **keywords: Any) -> Any:
+        """`ask` on a greenlet of its own."""
+        return gevent.spawn(self.ask, *arguments, **keywords)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        with gevent.Timeout(20):
+            while not condition():
+                gevent.sleep(0.002)
+
+    def stop(self) -> None:
+        self.app.stop(1)
+
+
+Open = Callable[..., CacheSite]
+
+# What each app begins with: a handler that counts its runs, and waits while it is told to.
+COUNTING = """
+local app = greenlua.app {}
+local runs, hold = 0, false
+local function count()
+  runs = runs + 1
+  local mine = runs
+  while hold do sleep(0.002) end
+  return { n = mine }
+end
+app:get("/runs", function() return { runs = runs } end)
+app:get("/hold", function() hold = true end)
+app:get("/let", function() hold = false end)
+"""

@@ -1,0 +1,7 @@
+-- Answers with what is no answer.
+return {
+  status = 500,
+  handler = function(ctx)
+    return print
+  end,
+}

@@ -1,0 +1,7 @@
+-- The hook before the handler computes for ever.
+return {
+  status = 500,
+  says = "stopped: it computed for more than",
+  options = { before = function() while true do end end },
+  handler = function() return "survived" end,
+}

@@ -1,0 +1,101 @@
+"""Ready answers are what WSGI answers are: the same status, headers and body for the same request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from falcon import testing
+
+from greenlua import create_app
+from greenlua.http.header_lines import status_line
+from tests.cache_site import Write
+
+APP = """
+local app = greenlua.app { docs = { token = "a-long-secret-token" } }
+app:constant("/constant", { a = 1 }, { headers = { ["X-List"] = { "a", "b" } } })
+app:get("/kept", { cache = 60 }, function() return { big = ("x"):rep(3000) } end)
+app:get("/json", function() return { a = 1 } end)
+app:get("/text", function() return "text" end)
+app:get("/html", function() return response.html("<p>") end)
+app:get("/nothing", function() end)
+app:get("/empty", function() return "" end)
+app:get("/teapot", function() return 418, "short and stout", { ["X-A"] = "b" } end)
+app:get("/many", function() return 200, "x", { ["Set-Cookie"] = { "a=1", "b=2" }, ETag = '"v"', Location = "/x" } end)
+app:get("/typed", function() return 200, "x", { ["content-type"] = "text/css" } end)
+app:get("/long-head", function() return 200, "x", { ["X-Long"] = ("y"):rep(5000) } end)
+app:get("/latin", function() return 200, "x", { ["X-Latin"] = "\\228" } end)
+app:get("/304", function() return 304 end)
+app:get("/299", function() return 299, "odd" end)
+app:get("/error", function() return response.error(404, "no such thing", { more = true }) end)
+app:get("/fails", function() error("no") end)
+app:get("/redirect", function() return response.redirect("/text") end)
+app:get("/file", function() return response.file("app.lua") end)
+app:get("/stream", function() return response.stream(function(write) write("a") write("b") end) end)
+app:get("/checked/{n:int}", { params = { n = v.integer { max = 5 } } }, function(ctx) return { n = ctx.params.n } end)
+app:post("/body", function(ctx) return ctx.body end)
+return app
+"""
+PATHS = (
+    *("constant", "kept", "json", "text", "html", "nothing", "empty", "teapot", "many", "typed", "long-head", "latin"),
+    *("304", "299", "error", "fails", "redirect", "file", "stream", "checked/3", "checked/7", "body", "none"),
+    *("docs", "openapi.json", "healthz", "readyz"),
+)
+
+
+@pytest.fixture(params=["plain", "compressed", "strict"])
+def app(request: Any, write: Write) -> Any:
+    settings: dict[str, Any] = {
+        "plain": {},
+        "compressed": {"compression": "gzip", "compression_min": 20},
+        "strict": {"security_headers": "strict"},
+    }[request.param]
+    app = create_app(write(APP), watchdog=0, **settings)
+    app.start()
+    for scheme in ("http", "https"):
+        both(app, "/kept", "GET", scheme, {})  # from now on it is
+    yield app
+    app.stop(1)
+
+
+def both(app: Any, path: str, method: str, scheme: str, headers: dict[str, str]) -> tuple[Any, Any]:
+    """What WSGI gives and what the front gets, as (status, sorted headers, body)."""
+    outcomes = []
+    for direct in (False, True):
+        environ = testing.create_environ(
+            path=path, method=method, scheme=scheme, headers={"X-Request-ID": "mine"} | headers
+        )
+        started: list[Any] = []
+        if direct:
+            status, head, result = app.direct(environ)
+        else:
+            result = app(environ, lambda *args, into=started: into.extend(args))
+            status, head = started
+        if isinstance(head, str):
+            assert head.startswith(status_line(status))
+            head = [tuple(line.split(": ", 1)) for line in head.split("\r\n")[1:-1]]
+            result = [result]
+        body = b"".join(result)
+        if hasattr(result, "close"):
+            result.close()
+        outcomes.append((status, sorted(head), body))
+    return outcomes[0], outcomes[1]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
+def test_a_ready_answer_is_the_wsgi_answer(app: Any, method: str, scheme: str) -> None:
+    for path in PATHS:
+        for headers in ({}, {"Accept-Encoding": "gzip"}, {"If-None-Match": "*"}):
+            wsgi, ready = both(app, f"/{path}", method, scheme, headers)
+            assert wsgi == ready, (path, headers)
+
+
+def test_the_common_answers_are_ready_ones(write: Write) -> None:
+    app = create_app(write(APP), watchdog=0)
+    app.start()
+    app.direct(testing.create_environ(path="/kept"))
+    for path in ("constant", "json", "text", "teapot", "nothing", "error", "kept", "long-head"):
+        answer = app.direct(testing.create_environ(path=f"/{path}"))
+        assert isinstance(answer[1], str), path
+    app.stop(1)
