@@ -22,5 +22,5 @@ USER greenlua
 ENV WEB_CONCURRENCY=2 PYTHONUNBUFFERED=1
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('OPTIONS', '/'); exit(c.getresponse().status >= 500)"]
+    CMD ["python", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('GET', '/healthz'); exit(c.getresponse().status != 200)"]
 CMD ["greenlua", "run", "app.lua", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,13 +1,12 @@
--- A todo list in a database: app.db beside this file, made at the first start.
+-- A todo list in a database: app.db beside this file, made at the first start. What a request must be stands in its schemas; one that is
+-- not so is answered 422 before any of this runs.
 --   greenlua run examples/todo_sql.lua
 --   curl -i -d '{"title":"buy milk"}' -H 'Content-Type: application/json' http://127.0.0.1:8000/todos
 --   curl 'http://127.0.0.1:8000/todos?done=false&limit=10'
+-- http://127.0.0.1:8000/docs describes it, and lets you try it.
 
 local sql = require "greenlua.sql"
-local app = greenlua.app { title = "Todo", version = "1.0.0" }
-
-local TITLE_MAX = 200 -- bytes
-local LIMIT_MAX = 100 -- todos in one page
+local app = greenlua.app { title = "Todo", version = "1.0.0", docs = true }
 
 app:on_start(function()
   sql.exec [[
@@ -18,48 +17,22 @@ app:on_start(function()
     )]]
 end)
 
--- ------------------------------------------------------------ checks: each throws the answer
+-- ------------------------------------------------------------ the schemas
 
-local CHECKS = {
-  title = function(value)
-    if type(value) ~= "string" then return "must be a string" end
-    if not value:find("%S") then return "must not be empty" end
-    if #value > TITLE_MAX then return "must have at most " .. TITLE_MAX .. " bytes" end
-  end,
-  done = function(value)
-    if type(value) ~= "boolean" then return "must be true or false" end
-  end,
-}
+local id = v.integer { min = 1, max = 2^53 - 1 }
+local title = v.string { min = 1, max = 200, pattern = "\\S", description = "What is to be done", example = "buy milk" }
 
--- The JSON body, in which every field is known and right, and every name in `required` is there.
-local function checked_body(ctx, required)
-  local body, errors = ctx.json, {}
-  if type(body) ~= "table" or getmetatable(body) then error(response.error(422, "the body must be a JSON object")) end
-  for name, value in pairs(body) do
-    local check = CHECKS[name]
-    local why = "is not a field of a todo"
-    if check then why = check(value) end
-    if why then errors[#errors + 1] = { pointer = "/" .. name, message = why } end
-  end
-  for _, name in ipairs(required) do
-    if body[name] == nil then errors[#errors + 1] = { pointer = "/" .. name, message = "is missing" } end
-  end
-  if #errors > 0 then error(response.error(422, "the todo is not valid", { errors = errors })) end
-  return body
-end
+app:schema("Todo", v.object { id = id, title = title, done = v.boolean } { description = "Something to do" })
+app:schema("NewTodo", v.object { title = title, done = v.boolean { default = false } })
+app:schema("TodoChange", v.object { title = v.optional(title), done = v.optional(v.boolean) } {
+  description = "What is not given stays as it is",
+})
 
--- A whole number of the query from `low` to `high`, or the default when it is not given.
-local function number(ctx, name, default, low, high)
-  local text = ctx.query[name]
-  if not text then return default end
-  local value = text:find("^%d+$") and #text <= 9 and math.floor(tonumber(text))
-  if not value or value < low or value > high then
-    error(response.error(400, ("%s is a number from %d to %d"):format(name, low, high)))
-  end
-  return value
-end
+local todo = v.ref "Todo"
+local NOT_FOUND = "There is no such todo"
+local BY_ID = { id = id }
 
-local DONE = { ["true"] = 1, ["false"] = 0 }
+-- ------------------------------------------------------------ the routes
 
 -- A todo as clients see it: SQLite keeps true and false as 1 and 0. No row is answered 404.
 local function shown(row, ctx)
@@ -68,46 +41,61 @@ local function shown(row, ctx)
   return row
 end
 
--- ------------------------------------------------------------ the routes
-
-app:group("/todos", function(group)
-  -- One page: `after` is the last id of the page before.
-  group:get("/", function(ctx)
+app:group("/todos", { tags = { "todos" } }, function(group)
+  group:get("/", {
+    summary = "A page of the list",
+    query = {
+      after = v.integer { default = 0, min = 0, max = 2^53 - 1, description = "The last id of the page before" },
+      done = v.optional(v.boolean { description = "Only those that are done, or only those that are not" }),
+      limit = v.integer { default = 20, min = 1, max = 100 },
+    },
+    responses = { [200] = v.array(todo) },
+  }, function(ctx)
     local done = ctx.query.done
-    if done and not DONE[done] then return response.error(400, "done is true or false") end
+    if done == nil then done = json.null end
     local rows = sql.query([[
       select * from todo
       where id > :after and (:done is null or done = :done)
-      order by id limit :limit]], {
-      after = number(ctx, "after", 0, 0, 999999999),
-      done = done and DONE[done] or json.null,
-      limit = number(ctx, "limit", 20, 1, LIMIT_MAX),
-    })
+      order by id limit :limit]], { after = ctx.query.after, done = done, limit = ctx.query.limit })
     for _, row in ipairs(rows) do shown(row, ctx) end
     return rows
   end)
 
-  group:post("/", function(ctx)
-    local body = checked_body(ctx, { "title" })
-    local todo = shown(sql.insert("todo", { title = body.title, done = body.done or false }), ctx)
-    return 201, todo, { Location = "/todos/" .. todo.id }
+  group:post("/", {
+    summary = "Add a todo",
+    body = v.ref "NewTodo",
+    responses = { [201] = { description = "It is in the list", body = todo, headers = { Location = v.string } } },
+  }, function(ctx)
+    local row = shown(sql.insert("todo", { title = ctx.json.title, done = ctx.json.done }), ctx)
+    return 201, row, { Location = "/todos/" .. row.id }
   end)
 
-  group:get("/{id:int}", function(ctx)
+  group:get("/{id:int}", {
+    summary = "One todo",
+    params = BY_ID,
+    responses = { [200] = todo, [404] = NOT_FOUND },
+  }, function(ctx)
     return shown(sql.one("select * from todo where id = :id", { id = ctx.params.id }), ctx)
   end)
 
-  -- What is not given stays as it is.
-  group:patch("/{id:int}", function(ctx)
-    local body = checked_body(ctx, {})
-    local done = body.done
+  group:patch("/{id:int}", {
+    summary = "Change a todo",
+    params = BY_ID,
+    body = v.ref "TodoChange",
+    responses = { [200] = todo, [404] = NOT_FOUND },
+  }, function(ctx)
+    local done = ctx.json.done
     if done == nil then done = json.null end
     return shown(sql.one([[
       update todo set title = coalesce(:title, title), done = coalesce(:done, done)
-      where id = :id returning *]], { id = ctx.params.id, title = body.title or json.null, done = done }), ctx)
+      where id = :id returning *]], { id = ctx.params.id, title = ctx.json.title or json.null, done = done }), ctx)
   end)
 
-  group:delete("/{id:int}", function(ctx)
+  group:delete("/{id:int}", {
+    summary = "Remove a todo",
+    params = BY_ID,
+    responses = { [204] = "It is gone", [404] = NOT_FOUND },
+  }, function(ctx)
     if sql.exec("delete from todo where id = :id", { id = ctx.params.id }) == 0 then shown(nil, ctx) end
   end)
 end)
