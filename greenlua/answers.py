@@ -71,10 +71,10 @@ def make_ready(reply: Reply, environ: dict[str, Any], policy: Policy) -> Ready |
     if not lines:
         return None
     if reply.status == 204 or reply.status == 304:
-        return status, f"{lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b""
+        return status, f"{lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"", False
     body = reply.body
     lines = f"{lines}Content-Length: {len(body)}\r\nX-Request-ID: {environ[REQUEST_ID]}\r\n"
-    return status, lines, body if environ["REQUEST_METHOD"] != "HEAD" else b""
+    return status, lines, body if environ["REQUEST_METHOD"] != "HEAD" else b"", False
 
 
 def _write_lines(reply: Reply, policy: Policy) -> tuple[str, str]:

@@ -100,6 +100,23 @@ class LuaApp:
 
     __call__.direct = direct  # type: ignore[attr-defined]
 
+    def at_once(self, environ: dict[str, Any]) -> Ready | None:
+        """What `direct` gives, where that is an answer which stands ready in the inline lane; never waits."""
+        serving, ids = self._life.ready, self._request_ids
+        if serving is None or ids is None or serving.thread != get_thread_ident():
+            return None
+        path = environ["PATH_INFO"]
+        lane = serving.lane
+        page = (lane.beside if self.falcon.has_middleware else lane.pages).get(
+            path if path.isascii() else _decode(path)
+        )
+        if page is None:
+            return None
+        environ[REQUEST_ID] = ids.of(environ)
+        return page.at_once(environ, environ["REQUEST_METHOD"])
+
+    __call__.at_once = at_once  # type: ignore[attr-defined]
+
     def _answer(self, environ: dict[str, Any], ready: bool) -> Any:
         """The WSGI answer, or where ``ready`` perhaps a ready one."""
         ids = self._request_ids

@@ -232,26 +232,40 @@ class CachedPage(Page):
         """A fresh one; None when there is none, and for requests that go past."""
         now = self._cached.cache.clock()
         entry = self._find(environ, method, now)
-        return entry.answer(environ, method == "HEAD", now) if entry is not None else None
+        if entry is None:
+            return None
+        self._count(entry)
+        return entry.answer(environ, method == "HEAD", now)
 
     def ready(self, environ: dict[str, Any], method: str) -> Answer | Ready | None:
         """The same for the HTTP front."""
         now = self._cached.cache.clock()
         entry = self._find(environ, method, now)
-        return entry.ready_at(environ, method == "HEAD", now) if entry is not None else None
+        if entry is None:
+            return None
+        self._count(entry)
+        return entry.ready_at(environ, method == "HEAD", now)
+
+    def at_once(self, environ: dict[str, Any], method: str) -> Ready | None:
+        """The same where nothing may wait."""
+        now = self._cached.cache.clock()
+        entry = self._find(environ, method, now)
+        if entry is None or entry.would_wait(environ):
+            return None
+        self._count(entry)
+        return entry.ready_at(environ, method == "HEAD", now)
 
     def _find(self, environ: dict[str, Any], method: str, now: float) -> Entry | None:
-        cached = self._cached
-        rule = cached.rule
+        rule = self._cached.rule
         if method not in self.methods or rule.passes(environ):
             return None
         entry = self.entries.get(rule.variant(environ))
-        cache = cached.cache
-        if entry is None or now >= entry.fresh_until:
-            return None
+        return entry if entry is not None and now < entry.fresh_until else None
+
+    def _count(self, entry: Entry) -> None:
+        cache = self._cached.cache
         cache.hits += 1
         cache.store.used(entry)
-        return entry
 
 
 class CachedRoute:

@@ -71,7 +71,7 @@ class Entry(Prepared):
         """The WSGI answer to one request, at a time of the cache's clock."""
         return self.render(environ, head, int(now - self.stored_at))
 
-    def ready_at(self, environ: dict[str, Any], head: bool, now: float) -> Answer | Ready:
+    def ready_at(self, environ: dict[str, Any], head: bool, now: float) -> Ready:
         """The same for the HTTP front."""
         return self.make_ready(environ, head, int(now - self.stored_at))
 

@@ -37,6 +37,10 @@ class Page:
         """The same for the HTTP front, which takes ready answers too."""
         return self.answer(environ, method)
 
+    def at_once(self, environ: dict[str, Any], method: str) -> Ready | None:
+        """The same where nothing may wait; None also for what would have to."""
+        return None
+
 
 class Prepared:
     """An answer whose head and body are ready to be sent, in each coding in which a client has asked for it.
@@ -61,6 +65,7 @@ class Prepared:
         "_given_etag",
         "_headers",
         "_lines",
+        "_lines_unchanged",
         "_own",
         "_policy",
         "_security",
@@ -91,24 +96,41 @@ class Prepared:
         self._age: int | None = None
         self._policy: Policy | None = None
         self._headers: Headers = []
-        self._lines = ""
+        self._lines = self._lines_unchanged = ""
 
     def render(self, environ: dict[str, Any], head: bool, age: int) -> Answer:
         """The WSGI answer to a GET, or to a HEAD. ``age``: seconds, or AGELESS."""
         form = self._form(environ, age)
         headers = form._headers.copy()
         headers.append(("X-Request-ID", environ[REQUEST_ID]))
-        condition = environ.get("HTTP_IF_NONE_MATCH")
-        if condition is not None and form._conditional and matches(condition, form.etag):
+        if form._is_unchanged(environ):
             return STATUS_LINES[304], [pair for pair in headers if pair[0].lower() not in _OF_A_BODY], []
         return form._status, headers, [] if head else [form.body]
 
-    def make_ready(self, environ: dict[str, Any], head: bool, age: int) -> Answer | Ready:
+    def make_ready(self, environ: dict[str, Any], head: bool, age: int) -> Ready:
         """The same for the HTTP front."""
-        if "HTTP_IF_NONE_MATCH" in environ:
-            return self.render(environ, head, age)
         form = self._form(environ, age)
-        return form._status, f"{form._lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"" if head else form.body
+        if "HTTP_IF_NONE_MATCH" in environ and form._is_unchanged(environ):
+            lines = form._lines_unchanged or form._write_unchanged()
+            return STATUS_LINES[304], f"{lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"", True
+        return form._status, f"{form._lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"" if head else form.body, True
+
+    def would_wait(self, environ: dict[str, Any]) -> bool:
+        """Whether this client's coding is still to be made, which may take a while."""
+        if self._compression is None:
+            return False
+        name = self._compression.encodings.choose(environ.get("HTTP_ACCEPT_ENCODING"))
+        return name is not None and name not in self._forms
+
+    def _is_unchanged(self, environ: dict[str, Any]) -> bool:
+        """Whether the client has this form already."""
+        condition = environ.get("HTTP_IF_NONE_MATCH")
+        return condition is not None and self._conditional and matches(condition, self.etag)
+
+    def _write_unchanged(self) -> str:
+        headers = [pair for pair in self._headers if pair[0].lower() not in _OF_A_BODY]
+        self._lines_unchanged = write_head(STATUS_LINES[304], headers)
+        return self._lines_unchanged
 
     def _form(self, environ: dict[str, Any], age: int) -> Prepared:
         """The one that this client takes, with the headers of this moment."""
@@ -126,6 +148,7 @@ class Prepared:
             if age != AGELESS:
                 self._headers.append(("Age", str(age)))
             self._lines = write_head(self._status, self._headers)
+            self._lines_unchanged = ""
         return self
 
     def _encode(self, name: str, compression: Compression) -> Prepared:
@@ -167,6 +190,12 @@ class Constant(Prepared, Page):
     def ready(self, environ: dict[str, Any], method: str) -> Answer | Ready | None:
         """The same for the HTTP front."""
         if method not in self.methods:
+            return None
+        return self.make_ready(environ, method == "HEAD", AGELESS)
+
+    def at_once(self, environ: dict[str, Any], method: str) -> Ready | None:
+        """The same where nothing may wait."""
+        if method not in self.methods or self.would_wait(environ):
             return None
         return self.make_ready(environ, method == "HEAD", AGELESS)
 

@@ -584,8 +584,9 @@ def test_a_limit_that_no_app_could_live_with_is_refused(write: Write) -> None:
 
 def test_nothing_is_logged_about_a_healthy_vm(write: Write, lua: str, caplog: pytest.LogCaptureFixture) -> None:
     asked = evaluate(
-        write, lua, "local t = {} for i = 1, 50 do t[i] = ('x'):rep(100000) .. i end return 'ok'", memory_limit=16 * MIB
-    )
+        write, lua, "local t = {} for i = 1, 50 do t[i] = ('x'):rep(100000) .. i end return 'ok'",
+        memory_limit=16 * MIB, cpu_limit=5,
+    )  # fmt: skip
     for _ in range(20):
         assert asked.get("/").text == "ok"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

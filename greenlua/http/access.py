@@ -6,6 +6,7 @@ had an environ is not in it: there is nothing to say of it that could be trusted
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -53,6 +54,8 @@ def to_file(file: Writable, form: Format) -> Callable[[dict[str, Any], Response 
             timer = timer or get_hub().loop.timer(FLUSH_AFTER, ref=False)
             timer.start(flush_now)
 
+    # A file of gevent's is none of io's, and may wait.
+    watch.never_waits = isinstance(file, io.TextIOBase)  # type: ignore[attr-defined]
     return watch
 
 

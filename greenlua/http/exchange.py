@@ -42,6 +42,11 @@ class Exchange(Wire):
         self.body: Body | None = None
         self.keep_alive = True
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the bytes of a request say all that there is to know of it: no TLS, and no proxy that speaks for others."""
+        return not self._tls and not self.trusted
+
     def hang_up(self, *, linger: bool = False) -> None:
         """Close after an answer."""
         raise NotImplementedError
@@ -72,6 +77,8 @@ class Exchange(Wire):
             answer = front.direct(environ) if front.direct is not None else None
             if answer is not None and type(answer[1]) is str:
                 self._send_ready(environ, answer)
+                if answer[3] and keep_alive and not length and not upgrade:
+                    self._remember(head, environ["SERVER_PROTOCOL"])
             else:
                 response = self._response(environ)
                 self._respond(environ, response, answer)
@@ -112,7 +119,7 @@ class Exchange(Wire):
                 result.close()
 
     def _send_ready(self, environ: dict[str, Any], ready: Any) -> None:
-        _, lines, body = ready
+        _, lines, body, _ = ready
         if self.body is not None:
             self.settle_body()
         if not self.keep_alive:
@@ -125,6 +132,19 @@ class Exchange(Wire):
         else:
             self.transmit(head)
             self.transmit(body)
+
+    def _remember(self, head: bytes, protocol: str) -> None:
+        """A request that may be answered at once when it comes again, from whomever."""
+        front = self.front
+        if (
+            front.at_once is not None
+            and self.is_plain
+            and protocol == "HTTP/1.1"
+            and front.limits.keepalive_timeout > 0
+        ):
+            requests = front.heads.requests
+            if requests.is_seen_again(head):
+                requests.remember(head, parse(head, front.template, front.limits, front.heads)[0])
 
     def _recover(self, error: BaseException, response: Response, environ: dict[str, Any]) -> None:
         """The application raised: say so if that is still possible, and log what is its fault."""

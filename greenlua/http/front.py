@@ -20,14 +20,20 @@ from greenlua.http.heads import Heads
 from greenlua.http.limits import Limits
 from greenlua.http.poller import Poller
 from greenlua.http.proxy import Trust
-from greenlua.http.ready import Sent, direct_of
+from greenlua.http.ready import Sent, at_once_of, direct_of
 from greenlua.http.response import Response
 from greenlua.http.workers import Workers
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Any], Iterable[bytes]]
 Watcher = Callable[[Environ, Response | Sent, float], None]
-"""Called after each request with its environ, its answer and the seconds it took: the access log, a counter."""
+"""Called after each request with its environ, its answer and the seconds it took: the access log, a counter. One that never waits
+may say so with an attribute ``never_waits``; it is called in the hub too, for answers that are given there."""
+
+
+def never_waits(watch: Watcher) -> bool:
+    """Whether it says so of itself."""
+    return bool(getattr(watch, "never_waits", False))
 
 
 class FileWrapper:
@@ -86,6 +92,7 @@ class Front:
         """`environ` holds what is the same in all requests; `on_room` is called when a connection has gone."""
         self.application = application
         self.direct = direct_of(application)
+        self.at_once = at_once_of(application) if watch is None or never_waits(watch) else None
         self.limits = limits
         self.watch = watch
         self.heads = Heads()

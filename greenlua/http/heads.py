@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Generic, TypeVar
 
 KNOWN_MAX, SIZE_MAX = 1024, 2048
-"""Parts of a kind that are remembered, and the bytes of the largest; blocks and lines together take 14 MiB at most."""
+"""Parts of a kind that are remembered, and the bytes of the largest; all kinds together take 20 MiB at most."""
 
 SEEN_MAX = 4096
 
@@ -58,8 +58,10 @@ class Heads:
     Attributes:
         blocks: from the version to the empty line: an environ in which only what the line says is missing, and the framing.
         lines: method and target: the entries of the environ that they are.
+        requests: whole heads that were answered at once (ready.py), and the environ of each, which nobody has touched.
     """
 
     def __init__(self) -> None:
         self.blocks: Again[tuple[dict[str, Any], Request]] = Again()
         self.lines: Again[dict[str, str]] = Again()
+        self.requests: Again[dict[str, Any]] = Again()

@@ -1,10 +1,12 @@
-"""Answers whose heads are written already: the short way for an application that knows this front.
+"""Answers whose heads are written already: the short ways for an application that knows this front.
 
-An application class may give its ``__call__`` an attribute ``direct``: a method that takes an environ, and gives either what
+An application class may give its ``__call__`` two attributes. ``direct``: a method that takes an environ, and gives either what
 PEP 3333 splits into two halves, (status, headers, iterable), or a `Ready` answer, of which every line was checked when it was
-written. PERF: a sixth of what an answer costs: no start_response, no look at each header. Used by front.py, connection.py and
-such applications; uses header_lines.py. Rules: it hangs on ``__call__`` itself, and not on the object, so that a wrapper
-around the application, or a subclass with a ``__call__`` of its own, is never passed by.
+written. PERF: a sixth of what an answer costs: no start_response, no look at each header. ``at_once``: a method that gives a
+ready answer, or None, and never waits; it is called in the hub, for a request that is byte for byte one that such an answer was
+given to before. PERF: half of what is left. Used by front.py, exchange.py, connection.py and such applications; uses
+header_lines.py. Rules: they hang on ``__call__`` itself, and not on the object, so that a wrapper around the application, or a
+subclass with a ``__call__`` of its own, is never passed by; what ``at_once`` gives is what ``direct`` would give.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from typing import Any
 from greenlua.http import header_lines
 from greenlua.http.header_lines import ApplicationError
 
-Ready = tuple[str, str, bytes]
+Ready = tuple[str, str, bytes, bool]
 """Status ("200 OK"), its head as text from the status line on, with Content-Length where there is one and without the empty
-line, and the body. The front adds Date and Connection."""
+line, the body, and whether ``at_once`` may have an answer to the same request. The front adds Date and Connection."""
 
 Whole = tuple[str, list[tuple[str, str]], Iterable[bytes]]
 """What PEP 3333 splits into start_response and a result."""
 
 Direct = Callable[[dict[str, Any]], Ready | Whole]
+AtOnce = Callable[[dict[str, Any]], Ready | None]
 
 _OF_THE_FRONT = frozenset(("connection", "date", "transfer-encoding"))
 
@@ -41,9 +44,18 @@ def write_head(status: str, headers: Iterable[tuple[str, str]]) -> str:
 
 def direct_of(application: Any) -> Direct | None:
     """The short way into an application, if it has one."""
+    return _short_way(application, "direct")
+
+
+def at_once_of(application: Any) -> AtOnce | None:
+    """The way that never waits, if it has one."""
+    return _short_way(application, "at_once")
+
+
+def _short_way(application: Any, name: str) -> Any:
     entry: Any = getattr_static(type(application), "__call__", None)
-    direct = getattr(entry, "direct", None)
-    return direct.__get__(application) if direct is not None else None
+    method = getattr(entry, name, None)
+    return method.__get__(application) if method is not None else None
 
 
 class Sent:

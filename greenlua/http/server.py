@@ -20,7 +20,7 @@ import gevent.ssl
 from gevent.pywsgi import WSGIServer
 
 from greenlua.http import access
-from greenlua.http.front import Application, Front, Watcher
+from greenlua.http.front import Application, Front, Watcher, never_waits
 from greenlua.http.handler import Handler
 from greenlua.http.limits import Limits
 
@@ -194,4 +194,5 @@ def _both(first: Watcher | None, second: Watcher) -> Watcher:
         first(environ, response, seconds)
         second(environ, response, seconds)
 
+    watch.never_waits = never_waits(first) and never_waits(second)  # type: ignore[attr-defined]
     return watch

@@ -104,13 +104,17 @@ class Wire:
 
     # Called in the hub.
 
+    def begin(self) -> None:
+        """The socket is readable, and no worker owns the connection."""
+        raise NotImplementedError
+
     def start(self) -> None:
         self._watching = True
         self.front.poller.add(self._descriptor, self._on_readable)
 
     def _on_readable(self) -> None:
         if self._worker is None:
-            self.front.workers.run(self.serve)
+            self.begin()
         elif self._waiting == _READ:
             self._waiting = 0
             self._worker.switch()

@@ -17,7 +17,7 @@ PLAIN = [("Content-Type", "text/plain")]
 
 
 def ready(body: bytes, status: str = "200 OK", headers: Any = PLAIN) -> Any:
-    return status, write_head(status, [*headers, ("Content-Length", str(len(body)))]), body
+    return status, write_head(status, [*headers, ("Content-Length", str(len(body)))]), body, False
 
 
 class Short:

@@ -1,0 +1,154 @@
+"""The very same bytes again and again, at a real server: whatever else an answer depends on is noticed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from greenlua.testing import ServerProcess, serve
+from tests.cache_site import Write
+
+APP = """
+local app = greenlua.app {}
+local runs = 0
+local function count()
+  runs = runs + 1
+  return { n = runs }
+end
+app:constant("/version", "VERSION")
+app:get("/kept", { cache = 3600 }, count)
+app:get("/short", { cache = 0.5 }, count)
+app:get("/mine", { cache = { ttl = 3600, vary = { "x-who" } } }, function(ctx) return ctx.headers["x-who"] end)
+app:get("/purge", function() return { app:purge("/kept") } end)
+app:get("/figures", function() return figures() end)
+return app
+"""
+# Counts what was answered at once, which no client can see.
+EXTENSION = """
+from greenlua.app import LuaApp
+
+def setup(app):
+    entry, counted = LuaApp.__call__, [0]
+    at_once = entry.at_once
+
+    def count(self, environ):
+        ready = at_once(self, environ)
+        counted[0] += ready is not None
+        return ready
+
+    entry.at_once = count
+    app.expose("figures", lambda: app.load().cache.statistics() | {"at_once": counted[0]})
+"""
+
+
+@pytest.fixture
+def server(write: Write) -> Iterator[ServerProcess]:
+    path = write(APP)
+    write(EXTENSION, "at_once_figures.py")
+    with serve(path, "--extend", "at_once_figures", environ={"PYTHONPATH": str(path.parent)}) as server:
+        yield server
+
+
+class Client:
+    """A kept connection, on which each request for a path is the same bytes."""
+
+    def __init__(self, server: ServerProcess, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        self._headers = headers
+
+    def get(self, path: str) -> tuple[Any, Any]:
+        """The answer's content, and its headers."""
+        self._connection.request("GET", path, headers=self._headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        assert answer.status == 200
+        kind = answer.headers["Content-Type"]
+        return json.loads(content) if kind == "application/json" else content.decode(), answer.headers
+
+    def at_once(self) -> int:
+        return int(self.get("/figures")[0]["at_once"])
+
+
+def test_each_answer_has_an_id_of_its_own(server: ServerProcess) -> None:
+    client = Client(server)
+    ids = {client.get("/version")[1]["X-Request-ID"] for _ in range(10)}
+    assert len(ids) == 10
+    assert client.at_once() == 8
+
+
+def test_hits_and_the_age_are_counted(server: ServerProcess) -> None:
+    client = Client(server)
+    for _ in range(10):
+        assert client.get("/kept")[0] == {"n": 1}
+    figures = client.get("/figures")[0]
+    assert (figures["hits"], figures["misses"], figures["at_once"]) == (9, 1, 7)
+    time.sleep(1.1)
+    assert client.get("/kept")[1]["Age"] == "1"
+
+
+def test_a_purge_and_the_end_of_its_time(server: ServerProcess) -> None:
+    client = Client(server)
+    for runs in (1, 2, 3):
+        for _ in range(5):
+            assert client.get("/kept")[0] == {"n": runs}
+        assert client.get("/purge")[0] == [1]
+    seen = []
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        seen.append(client.get("/short")[0]["n"])
+        time.sleep(0.01)
+    assert seen == sorted(seen)
+    assert 4 <= len(set(seen)) <= 6
+    assert client.at_once() > 100
+
+
+def test_each_client_has_its_own(server: ServerProcess) -> None:
+    clients = {f"client {number}": Client(server, **{"X-Who": f"client {number}"}) for number in range(5)}
+    for _ in range(5):
+        for who, client in clients.items():
+            assert client.get("/mine")[0] == who
+    assert client.at_once() >= 10
+
+
+def test_a_reload_while_clients_ask(server: ServerProcess, write: Write) -> None:
+    newest, wrong, asked = 0, [], []
+    over = threading.Event()
+    source = APP.replace("VERSION", "{version}")
+    write(source.replace("{version}", "0"))
+    server.reload()
+
+    def ask() -> None:
+        client = Client(server)
+        while not over.is_set():
+            least = newest
+            version = client.get("/version")[0]
+            asked.append(version)
+            if version == "VERSION" or int(version) < least:
+                wrong.append((version, least))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    time.sleep(1)
+    for thread in threads:
+        thread.start()
+    for version in range(1, 6):
+        write(source.replace("{version}", str(version)))
+        server.reload()
+        probe = Client(server)
+        deadline = time.monotonic() + 20
+        while probe.get("/version")[0] != str(version):
+            assert time.monotonic() < deadline, server.log
+            time.sleep(0.02)
+        newest = version
+        time.sleep(0.2)
+    over.set()
+    for thread in threads:
+        thread.join(20)
+    assert wrong == []
+    assert set(asked) >= {"1", "2", "3", "4", "5"}
+    assert Client(server).at_once() > 100
