@@ -28,7 +28,7 @@ from greenlua.fields import RequestIds
 from greenlua.health import probes
 from greenlua.http.access import Format
 from greenlua.http.limits import Limits
-from greenlua.http.ready import Ready
+from greenlua.http.ready import Direct, Pending, Ready
 from greenlua.lifecycle import NOT_LOADED, OLD_GOES_ON, THREADED, Lifecycle
 from greenlua.marshal import BINARY, TEXT
 from greenlua.messages import Failure
@@ -100,22 +100,32 @@ class LuaApp:
 
     __call__.direct = direct  # type: ignore[attr-defined]
 
-    def at_once(self, environ: dict[str, Any]) -> Ready | None:
-        """What `direct` gives, where that is an answer which stands ready in the inline lane; never waits."""
+    def in_hub(self, environ: dict[str, Any], done: Callable[[Ready | Direct], None]) -> Ready | Pending | None:
+        """The entry for the same front's hub: the straight way again, for what needs no wait but that for Lua."""
         serving, ids = self._life.ready, self._request_ids
         if serving is None or ids is None or serving.thread != get_thread_ident():
             return None
-        path = environ["PATH_INFO"]
-        lane = serving.lane
-        page = (lane.beside if self.falcon.has_middleware else lane.pages).get(
-            path if path.isascii() else _decode(path)
-        )
-        if page is None:
-            return None
         environ[REQUEST_ID] = ids.of(environ)
-        return page.at_once(environ, environ["REQUEST_METHOD"])
+        method = environ["REQUEST_METHOD"]
+        path = environ["PATH_INFO"]
+        if not path.isascii():
+            path = _decode(path)
+        straight = not self.falcon.has_middleware
+        lane = serving.lane
+        page = (lane.pages if straight else lane.beside).get(path)
+        if page is not None:
+            ready = page.at_once(environ, method)
+            if ready is not None:
+                return ready
+        if straight and self._compress is None:
+            found = self._router.find(path)
+            if found is not None and type(found[0]) is LuaResource:
+                endpoint = found[0].endpoints.get(method)
+                if endpoint is not None and endpoint.in_hub is not None:
+                    return endpoint.in_hub(environ, endpoint, found[2], done)
+        return None
 
-    __call__.at_once = at_once  # type: ignore[attr-defined]
+    __call__.in_hub = in_hub  # type: ignore[attr-defined]
 
     def _answer(self, environ: dict[str, Any], ready: bool) -> Any:
         """The WSGI answer, or where ``ready`` perhaps a ready one."""

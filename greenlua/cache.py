@@ -2,7 +2,8 @@
 
 A hit is found by app.py, by its path, before anything is routed (`CachedPage`). Whatever else comes to such a route goes through
 `CachedRoute.respond`: of many requests that miss the same answer at once, one runs the handler and the others wait for it.
-Called by the requests' greenlets; `Cache.purge` also by Lua, so it never waits. Uses cache_rule, cache_store, inline, answers.
+Called by the requests' greenlets; `Cache.purge` also by Lua, so it never waits. Uses cache_rule, cache_store, cache_flights, inline,
+answers.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 import gevent
-from gevent.event import Event
 
 from greenlua.answers import Answer, render_error, render_failure
+from greenlua.cache_flights import Flight, Flights, Name
 from greenlua.cache_rule import Rule
 from greenlua.cache_store import SHARE, Entry, Store
 from greenlua.compression import Compression
@@ -32,12 +33,8 @@ from greenlua.settings import Settings
 
 log = logging.getLogger("greenlua")
 
-Name = tuple[str, Hashable]  # path and variant
-
 REFRESH_EVERY = 1.0  # seconds between two tries to make a stale answer anew
 REFRESHES_MAX = 64  # at once; who finds so many serves the stale answer, and somebody tries later
-APART = 5.0  # seconds for which nobody waits for an answer again that turned out to be none to keep: they would come one by one
-APART_MAX = 1024
 
 _OF_THE_CLIENT = (CONNECTION, "gunicorn.socket", "greenlua.upgrade")
 _OTHERS_MAY_DO_BETTER = ("499", "503", "504")
@@ -51,26 +48,6 @@ class Runner(Protocol):
     def respond(
         self, environ: dict[str, Any], endpoint: Any, params: dict[str, Any], seen: set[str] | None = None
     ) -> Answer: ...
-
-
-class Flight:
-    """A handler that runs for an answer which may be kept.
-
-    Attributes:
-        name: the answer's.
-        entry: the answer, when it was one to keep.
-        again: nothing is known of the answer, because this one request came to nothing: another one should try.
-        spoiled: its answer was purged before it was there.
-    """
-
-    __slots__ = ("again", "done", "entry", "name", "spoiled")
-
-    def __init__(self, name: Name) -> None:
-        self.name = name
-        self.done = Event()
-        self.entry: Entry | None = None
-        self.again = True
-        self.spoiled = False
 
 
 class Cache:
@@ -98,14 +75,11 @@ class Cache:
         self.security = security
         self.compression = compression
         self.store = Store(settings.cache_memory, self._dropped)
-        self.flights: dict[Name, Flight] = {}  # those that others may wait for
+        self.flights = Flights(settings.slots, lambda: self.clock())
         self.routes = 0
         self.hits = self.misses = self.coalesced = self.stale = self.stored = 0
         self.refreshing = 0
         self._pages = pages
-        self._running: set[Flight] = set()
-        self._waiting, self._waiting_most = 0, settings.slots
-        self._apart: dict[int, float] = {}  # by the hash of a name: at worst somebody runs who could have waited
 
     def route(self, route: Route, runner: Runner, heads: bool) -> CachedRoute:
         """What answers a route that has the option. ``heads``: HEAD too."""
@@ -130,7 +104,7 @@ class Cache:
             page.entries[entry.variant] = entry
             self.store.add(entry)
             self.stored += 1
-            self._apart.pop(hash((entry.path, entry.variant)), None)
+            self.flights.is_one_to_keep((entry.path, entry.variant))
 
     def _dropped(self, entry: Entry) -> None:
         page: Any = self._pages[entry.path]
@@ -147,10 +121,7 @@ class Cache:
             how many there were.
         """
         text = path.decode(errors="replace")
-        for flight in list(self._running):
-            if flight.name[0].startswith(text) if prefix else flight.name[0] == text:
-                flight.spoiled = True
-                self._close(flight)
+        self.flights.spoil(text, prefix)
         if prefix:
             pages = [page for at, page in self._pages.items() if at.startswith(text)]
         else:
@@ -159,50 +130,6 @@ class Cache:
         for entry in entries:
             self.store.drop(entry)
         return len(entries)
-
-    # ------------------------------------------------------------ flights
-
-    def begin(self, name: Name, alone: bool) -> Flight:
-        """A flight; ``alone``: one that nobody waits for."""
-        flight = Flight(name)
-        self._running.add(flight)
-        if not alone:
-            self.flights[name] = flight
-        return flight
-
-    def end(self, flight: Flight) -> None:
-        """It is over: who waits for it goes on."""
-        self._running.discard(flight)
-        self._close(flight)
-        flight.done.set()
-
-    def _close(self, flight: Flight) -> None:
-        if self.flights.get(flight.name) is flight:
-            del self.flights[flight.name]
-
-    def join(self, flight: Flight, timeout: float) -> bool:
-        """Waits until it is over; False: it was not in time.
-
-        Raises:
-            OverloadError: too many wait already.
-        """
-        if self._waiting >= self._waiting_most:
-            raise OverloadError(f"{self._waiting_most} requests wait for an answer to others already")
-        self._waiting += 1
-        try:
-            return bool(flight.done.wait(timeout))
-        finally:
-            self._waiting -= 1
-
-    def set_apart(self, name: Name) -> None:
-        """The answer was none to keep: for a while nobody waits for it."""
-        if len(self._apart) >= APART_MAX:
-            self._apart.clear()
-        self._apart[hash(name)] = self.clock() + APART
-
-    def is_apart(self, name: Name) -> bool:
-        until = self._apart.get(hash(name)) if self._apart else None
-        return until is not None and self.clock() < until
 
     def statistics(self) -> dict[str, int]:
         """``hits``, ``misses``, ``coalesced``, ``stale``, ``stored``, ``evicted`` since the start; ``entries``, their ``bytes``."""
@@ -303,15 +230,15 @@ class CachedRoute:
                     cache.stale += 1
                     self._refresh(entry, now, environ, endpoint, params)
                 return entry.answer(environ, head, now)
-            flight = cache.flights.get(name)
-            if flight is None or cache.is_apart(name):
+            flight = cache.flights.to(name)
+            if flight is None:
                 return self._run(name, environ, endpoint, params)
             if not waited:
                 waited = True
                 cache.coalesced += 1
             self._runner.coming += 1
             try:
-                if not cache.join(flight, max(0.0, deadline - now)):
+                if not cache.flights.join(flight, max(0.0, deadline - now)):
                     failure = Failure(504, f"no answer within {cache.timeout:g} seconds")
                     return render_failure(failure, environ, cache.dev, cache.security.of(environ))
             except OverloadError as error:
@@ -327,11 +254,11 @@ class CachedRoute:
         """Runs the handler for this request, and for those that wait for it."""
         cache = self.cache
         cache.misses += 1
-        flight = cache.begin(name, alone=name in cache.flights or cache.is_apart(name))
+        flight = cache.flights.begin(name)
         try:
             answer = self._fetch(flight, self.rule.shown(environ, name[1]), endpoint, params)
         finally:
-            cache.end(flight)
+            cache.flights.end(flight)
         head = environ["REQUEST_METHOD"] == "HEAD"
         if flight.entry is not None:
             status, headers, body = flight.entry.answer(environ, head, cache.clock())
@@ -366,7 +293,7 @@ class CachedRoute:
                 return answer
             objection = f"an answer of {entry.size} bytes is more than one {SHARE}th of the setting cache_memory"
         if not flight.again:
-            cache.set_apart(flight.name)
+            cache.flights.set_apart(flight.name)
         if objection and not self._told:
             self._told = True
             log.warning("%s: an answer of GET %s is not kept: %s", self._route.place, self._route.template, objection)
@@ -388,7 +315,7 @@ class CachedRoute:
         shown["wsgi.input"] = BytesIO()
         cache.refreshing += 1
         self._runner.coming += 1
-        gevent.spawn(self._make_anew, cache.begin(name, alone=False), shown, endpoint, params)
+        gevent.spawn(self._make_anew, cache.flights.begin(name), shown, endpoint, params)
 
     def _make_anew(self, flight: Flight, shown: dict[str, Any], endpoint: Any, params: dict[str, Any]) -> None:
         try:
@@ -398,7 +325,7 @@ class CachedRoute:
         finally:
             self.cache.refreshing -= 1
             self._runner.coming -= 1
-            self.cache.end(flight)
+            self.cache.flights.end(flight)
 
 
 def _discard(answer: Answer) -> None:

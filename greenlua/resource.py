@@ -20,7 +20,7 @@ from greenlua.channel import Channel
 from greenlua.contract import Contracts
 from greenlua.errors import ClientError, OverloadError
 from greenlua.fields import FAILED, to_lua
-from greenlua.http.ready import Ready
+from greenlua.http.ready import Direct, Ready
 from greenlua.inline import Page
 from greenlua.messages import Call, Failure, Reply
 from greenlua.operations import Operations
@@ -28,7 +28,7 @@ from greenlua.reports import log_failure
 from greenlua.routes import Route
 from greenlua.security import Security
 from greenlua.settings import Settings
-from greenlua.slots import SlotPool
+from greenlua.slots import Slot, SlotPool
 from greenlua.streams import Incoming
 
 STREAM_KEY = "greenlua.stream"  # in the environ: a body that somebody must close, should Falcon's middleware replace it
@@ -46,9 +46,10 @@ class Endpoint:
         answers: what the answers must be, in development; else None.
         respond: gives the WSGI answer to a request: `Responder.respond`, or what stands before it.
         ready: the same for the HTTP front, which takes ready answers too.
+        in_hub: begins that in the hub: `Responder.in_hub`; None where more than Lua may have to be waited for.
     """
 
-    __slots__ = ("answers", "contract", "fields", "number", "ready", "respond", "stream_body")
+    __slots__ = ("answers", "contract", "fields", "in_hub", "number", "ready", "respond", "stream_body")
 
     def __init__(
         self,
@@ -56,9 +57,11 @@ class Endpoint:
         respond: Callable[..., Answer],
         contracts: Contracts | None = None,
         ready: Callable[..., Answer | Ready] | None = None,
+        in_hub: Callable[..., Asked | None] | None = None,
     ) -> None:
         self.respond = respond
         self.ready = ready or respond
+        self.in_hub = in_hub if not route.stream_body else None
         self.number = route.number
         self.fields = route.fields
         self.stream_body = route.stream_body
@@ -119,12 +122,52 @@ class Responder:
         """The same for the HTTP front. PERF: most answers are ready ones, and cost 5 us less."""
         try:
             reply = self._ask(environ, endpoint, params, None)
-            if isinstance(reply, Reply):
-                answer = make_ready(reply, environ, self._policy_for(environ)) if endpoint.answers is None else None
-                return answer or self._render(reply, environ, endpoint)
         except (ClientError, OverloadError) as error:
             return render_error(error, environ, self._policy_for(environ))
-        return self._fail(reply, environ)
+        return self.make_ready(reply, environ, endpoint) or self.finish(reply, environ, endpoint)
+
+    def in_hub(
+        self,
+        environ: dict[str, Any],
+        endpoint: Endpoint,
+        params: dict[str, Any],
+        done: Callable[[Ready | Direct], None],
+    ) -> Asked | None:
+        """The same without a greenlet that waits, for a request whose body is there; None when it would have to wait for a slot.
+
+        Raises what `ready` says in its answer.
+        """
+        body, checked = read_body(environ, self._max_body), None
+        if endpoint.contract is not None:
+            checked = endpoint.contract.check(environ, params, body)
+            params = checked.params
+        slot = self._pool.take_free()
+        if slot is None:
+            return None
+        try:
+            fields = endpoint.fields
+            values = tuple([to_lua(params[name]) for name in fields]) if fields else ()
+            slot.call = Call(slot, endpoint.number, environ, values, body, None, None, checked, None)
+            self._channel.put(slot.call, slot.taken_at + self._queue_timeout)
+        except BaseException:
+            self._pool.withdraw(slot)
+            raise
+        return Asked(self, self._pool, slot, environ, endpoint, done)
+
+    def make_ready(self, reply: Reply | Failure, environ: dict[str, Any], endpoint: Endpoint) -> Ready | None:
+        """A ready answer; None for those that are none."""
+        if type(reply) is not Reply or endpoint.answers is not None:
+            return None
+        return make_ready(reply, environ, self._policy_for(environ))
+
+    def finish(self, reply: Reply | Failure, environ: dict[str, Any], endpoint: Endpoint) -> Answer:
+        """The WSGI answer."""
+        if not isinstance(reply, Reply):
+            return self._fail(reply, environ)
+        try:
+            return self._render(reply, environ, endpoint)
+        except ClientError as error:  # there is no such file
+            return render_error(error, environ, self._policy_for(environ))
 
     def _ask(
         self, environ: dict[str, Any], endpoint: Endpoint, params: dict[str, Any], seen: set[str] | None
@@ -169,6 +212,52 @@ class Responder:
         return render_failure(failure, environ, self._dev, self._policy_for(environ))
 
 
+class Asked:
+    """A request that is inside and has no greenlet. Made, and called back, in the hub."""
+
+    __slots__ = ("_done", "_endpoint", "_environ", "_pool", "_responder", "_slot")
+
+    def __init__(
+        self,
+        responder: Responder,
+        pool: SlotPool,
+        slot: Slot,
+        environ: dict[str, Any],
+        endpoint: Endpoint,
+        done: Callable[[Ready | Direct], None],
+    ) -> None:
+        self._responder = responder
+        self._pool = pool
+        self._slot = slot
+        self._environ = environ
+        self._endpoint = endpoint
+        self._done = done
+        slot.result.link(self._answered)
+
+    def _answered(self) -> None:
+        result, environ = self._slot.result, self._environ
+        if not result.ready():
+            return  # the bell has rung for whoever had the slot before
+        result.link(None)
+        reply: Reply | Failure = result.value
+        if type(reply) is not Reply or reply.stream is None:
+            self._pool.leave(self._slot)
+        try:
+            ready = self._responder.make_ready(reply, environ, self._endpoint)
+        except Exception:
+            ready = None  # it comes again where it can be answered
+        self._done(ready or self._finish(reply))
+
+    def _finish(self, reply: Reply | Failure) -> Direct:
+        responder, endpoint = self._responder, self._endpoint
+        return lambda environ: responder.finish(reply, environ, endpoint)
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._slot.result.link(None)
+        self._pool.leave(self._slot)
+
+
 def release(environ: dict[str, Any]) -> None:
     """Falcon is done with a request; the counterpart of `Responder.hold`."""
     held = environ.pop(HELD_KEY, None)
@@ -183,7 +272,8 @@ class LuaResource:
         self, methods: dict[str, Route], responder: Responder, contracts: Contracts, cache: Cache | None
     ) -> None:
         self.endpoints = {
-            method: Endpoint(route, responder.respond, contracts, responder.ready) for method, route in methods.items()
+            method: Endpoint(route, responder.respond, contracts, responder.ready, responder.in_hub)
+            for method, route in methods.items()
         }
         self.hold = responder.hold
         get = methods.get("GET")
@@ -192,6 +282,7 @@ class LuaResource:
             cached = cache.route(get, responder, heads)
             for method in ("GET", "HEAD") if heads else ("GET",):
                 self.endpoints[method].respond = self.endpoints[method].ready = cached.respond
+                self.endpoints[method].in_hub = None
         for method, endpoint in self.endpoints.items():
             setattr(self, f"on_{method.lower()}", self._responder_for(endpoint))
         if "OPTIONS" not in methods:

@@ -16,18 +16,27 @@ from greenlua import create_app
 Write = Callable[..., Path]
 
 
-def in_hub(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Its result, where it is an error to wait."""
-    outcome: Any = AsyncResult()
+def ask_in_hub(app: Any, environ: dict[str, Any]) -> Any:
+    """What the HTTP front gets of an app that it asks in the hub, where it is an error to wait; in the end by `direct`."""
+    asked: Any = AsyncResult()
+    owed: Any = AsyncResult()
 
-    def call() -> None:
+    def ask() -> None:
         try:
-            outcome.set(function(*arguments))
+            asked.set(app.in_hub(environ, owed.set))
         except BaseException as error:
-            outcome.set_exception(error)
+            asked.set_exception(error)
 
-    gevent.get_hub().loop.run_callback(call)
-    return outcome.get()
+    gevent.get_hub().loop.run_callback(ask)
+    try:
+        answer = asked.get()
+    except Exception:
+        answer = None
+    if answer is None:
+        return app.direct(environ)
+    if not isinstance(answer, tuple):
+        answer = owed.get()
+    return answer if isinstance(answer, tuple) else answer(environ)
 
 
 class Answer:
@@ -87,8 +96,7 @@ class CacheSite:
             result = self.app(environ, lambda *arguments: started.extend(arguments))
             status, head = started
         else:  # as greenlua's HTTP front asks
-            answer: Any = in_hub(self.app.at_once, environ) if self._asked % 3 == 1 else None
-            answer = answer or self.app.direct(environ)
+            answer: Any = ask_in_hub(self.app, environ) if self._asked % 3 == 1 else self.app.direct(environ)
             status, head, result = answer[:3]
             if isinstance(head, str):
                 lines = head.split("\r\n")[1:-1]

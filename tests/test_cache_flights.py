@@ -118,14 +118,14 @@ def test_as_many_wait_as_there_are_slots(site: Open) -> None:
     assert refused.json["detail"] == "5 requests wait for an answer to others already"
     api.ask("/let")
     assert [answer.status for answer in answers_of(greenlets)] == [200] * 6
-    assert api.cache._waiting == 0
+    assert api.cache.flights._waiting == 0
 
 
 def test_a_waiter_that_is_killed_leaves_nothing_behind(site: Open) -> None:
     api = site(CACHED)
     greenlets = crowd(api, 3)
     gevent.killall(greenlets[1:])
-    assert (api.cache._waiting, api.app.load().responder.coming) == (0, 0)
+    assert (api.cache.flights._waiting, api.app.load().responder.coming) == (0, 0)
     api.ask("/let")
     assert answers_of(greenlets[:1])[0].status == 200
 

@@ -130,7 +130,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert all(self.pages[entry.path].entries[entry.variant] is entry for entry in entries)  # type: ignore[attr-defined]
         assert all(page.entries for page in pages), "a path without answers is forgotten"
         assert not self.cache.flights
-        assert not self.cache._running
+        assert not self.cache.flights._running
 
 
 CacheMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

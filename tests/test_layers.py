@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
     "contract": {"msgspec"},
     "cache_rule": set(),
     "cache_store": {"msgspec"},
+    "cache_flights": {"gevent"},
     "cache": {"gevent"},
     "purges": {"gevent"},
     "resource": {"falcon"},

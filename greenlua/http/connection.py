@@ -1,16 +1,15 @@
 """One connection: requests in, to the application, answers out, in order.
 
 Uses exchange.py for each request whose head is complete. Life: a readable socket hands `serve` to a worker greenlet, which
-reads once, answers every complete request in what it has, and lets go of the connection; `hang_up` or `close` ends it. A request
-that is known byte for byte, and whose answer needs nobody's wait, is answered in the hub. Rules: a request is answered whole
-before the next one is looked at; after anything that leaves the place of the next request in doubt there is no next request.
+reads once, answers every complete request in what it has, and lets go of the connection; `hang_up` or `close` ends it. Where
+the application can be asked in the hub, in_hub.py reads and answers. Rules: a request is answered whole before the next one is
+looked at; after anything that leaves the place of the next request in doubt there is no next request.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,9 @@ from gevent import GreenletExit
 
 from greenlua.http import proxy
 from greenlua.http.deadlines import NEVER
-from greenlua.http.exchange import Exchange
+from greenlua.http.in_hub import InHub
 from greenlua.http.problem import Refusal, new_request_id, refusal_bytes
-from greenlua.http.ready import Sent
 from greenlua.http.request import refuse_early
-from greenlua.http.response import JOIN_BOUND
 from greenlua.http.wire import (
     CLOSED,
     GREETING,
@@ -45,73 +42,33 @@ GREETING_GRACE = 0.5
 """Seconds that a connection has for its first byte when the server stops."""
 
 
-class Connection(Exchange):
+class Connection(InHub):
     """See the head of this file."""
 
-    __slots__ = ("_discarded", "_handshake", "_proxied", "_received", "_skipped", "_unsent")
+    __slots__ = ("_discarded", "_handshake", "_proxied", "_skipped")
 
     def __init__(self, front: Front, sock: Any, address: Any, on_close: Callable[[], None] | None) -> None:
         super().__init__(front, sock, address, on_close)
         self._handshake = self._tls
         self._proxied = front.limits.proxy_protocol and self.trusted
         self._skipped = False
-        self._received = b""  # by the hub, for the worker
-        self._unsent = b""  # likewise
 
     # Called in the hub.
 
     def begin(self) -> None:
-        """See wire.py. PERF: where an answer is there already, a worker would cost as much as all the rest."""
+        """See wire.py."""
         front = self.front
         # In these states nothing is kept in the buffer.
         if (
-            self._state <= IDLE
-            and front.heads.requests.known
-            and self.is_plain
-            and not (self._proxied or front.draining)
+            self._state > IDLE
+            or front.in_hub is None
+            or self._tls
+            or self._proxied
+            or self._skipped
+            or front.draining
+            or not self.begin_in_hub()
         ):
-            try:
-                data = self._recv(READ_SIZE)
-            except OSError:
-                data = b""  # the worker will see it
-            environ = front.heads.requests.known.get(data)
-            if environ is not None and self._answer_at_once(environ.copy()):
-                return
-            self._received = data
-        front.workers.run(self.serve)
-
-    def _answer_at_once(self, environ: dict[str, Any]) -> bool:
-        """Whether there was an answer to give."""
-        front = self.front
-        watch = front.watch
-        began = time.perf_counter() if watch is not None else 0.0
-        environ["greenlua.connection"] = self
-        environ["REMOTE_ADDR"] = self.remote_addr
-        environ["REMOTE_PORT"] = self.remote_port
-        try:
-            ready = front.at_once(environ)  # type: ignore[misc]
-        except Exception:
-            return False  # the worker will meet it again, and answers for it
-        if ready is None or len(ready[2]) > JOIN_BOUND:
-            return False
-        status, lines, body, _ = ready
-        data = f"{lines}{self.clock.date}\r\n".encode("latin-1") + body
-        try:
-            sent = self._send(data)
-        except WOULD_BLOCK:
-            sent = 0
-        except OSError:
-            self.close()
-            return True
-        self._skipped = False
-        self._state = IDLE
-        self.deadline = self.clock.now + front.limits.keepalive_timeout
-        if watch is not None:
-            watch(environ, Sent(status, lines, len(body)), time.perf_counter() - began)
-        if sent != len(data):
-            self._unsent = data[sent:]
             front.workers.run(self.serve)
-        return True
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -139,6 +96,7 @@ class Connection(Exchange):
 
     def abort(self) -> None:
         """The server has waited long enough."""
+        self.give_up()
         worker = self._worker
         self.close()
         if worker is not None:
@@ -166,8 +124,9 @@ class Connection(Exchange):
     def _read(self) -> None:
         if self._handshake and not self._shake_hands():
             return
-        if self._unsent:
-            self._send_rest()
+        if self._work is not None:
+            work, self._work = self._work, None
+            work()
             return
         self._read_once()
         # TLS: bytes that are decrypted already will not make the socket readable again.
@@ -176,14 +135,13 @@ class Connection(Exchange):
 
     def _read_once(self) -> None:
         try:
-            data = self._received or self._recv(READ_SIZE)
+            data = self._recv(READ_SIZE)
         except WOULD_BLOCK:
             if self.front.draining and self._state == IDLE:
                 self.close()
             return
         except OSError:
             data = b""
-        self._received = b""
         if not data:
             self.close()
         elif self._state == LINGERING:
@@ -191,20 +149,14 @@ class Connection(Exchange):
             if self._discarded > self.front.limits.max_body:
                 self.close()
         else:
-            try:
-                self._take(data)
-            except Refusal as refusal:
-                self._refuse(refusal)
+            self.take(data)
 
-    def _send_rest(self) -> None:
-        """Of an answer that was given at once, and that the socket did not take whole."""
-        data, self._unsent = self._unsent, b""
-        self._state = RUNNING
-        self._transmit_slowly(memoryview(data))
-        self._state = IDLE
-        self.deadline = self.clock.now + self.front.limits.keepalive_timeout
-        if self.front.draining:
-            self.hang_up()
+    def take(self, data: bytes) -> None:
+        """See in_hub.py."""
+        try:
+            self._take(data)
+        except Refusal as refusal:
+            self._refuse(refusal)
 
     def _shake_hands(self) -> bool:
         try:

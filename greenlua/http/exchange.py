@@ -17,7 +17,7 @@ from greenlua.http import proxy
 from greenlua.http.body import Body, BodyError, stream
 from greenlua.http.deadlines import NEVER
 from greenlua.http.problem import Refusal, document, new_request_id, status_line
-from greenlua.http.ready import Sent
+from greenlua.http.ready import Direct, Sent
 from greenlua.http.request import parse
 from greenlua.http.response import JOIN_BOUND, Response
 from greenlua.http.upgrade import Upgrade
@@ -42,11 +42,6 @@ class Exchange(Wire):
         self.body: Body | None = None
         self.keep_alive = True
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the bytes of a request say all that there is to know of it: no TLS, and no proxy that speaks for others."""
-        return not self._tls and not self.trusted
-
     def hang_up(self, *, linger: bool = False) -> None:
         """Close after an answer."""
         raise NotImplementedError
@@ -59,26 +54,30 @@ class Exchange(Wire):
         self._state = RUNNING
         self.deadline = NEVER
         self.keep_alive = keep_alive and not front.draining and limits.keepalive_timeout > 0
-        environ["greenlua.connection"] = self
-        environ["REMOTE_ADDR"] = self.remote_addr
-        environ["REMOTE_PORT"] = self.remote_port
-        if self.trusted:
-            proxy.apply(environ, front.trust)
+        self.complete(environ)
         if length:
             self._open_body(environ, length)
         if upgrade:
             environ["greenlua.upgrade"] = Upgrade(self._hand_over)
-        watch = front.watch
-        began = time.perf_counter() if watch is not None else 0.0
+        self.exchange(environ, front.direct, time.perf_counter() if front.watch is not None else 0.0)
 
+    def complete(self, environ: dict[str, Any]) -> None:
+        """With what the connection knows. Raises Refusal."""
+        environ["greenlua.connection"] = self
+        environ["REMOTE_ADDR"] = self.remote_addr
+        environ["REMOTE_PORT"] = self.remote_port
+        if self.trusted:
+            proxy.apply(environ, self.front.trust)
+
+    def exchange(self, environ: dict[str, Any], ask: Direct | None, began: float) -> None:
+        """The application's turn, by its short way where it has one, and its answer. ``began``: by `time.perf_counter`."""
+        watch = self.front.watch
         response: Response | None = None
         answer: Any = None
         try:
-            answer = front.direct(environ) if front.direct is not None else None
+            answer = ask(environ) if ask is not None else None
             if answer is not None and type(answer[1]) is str:
                 self._send_ready(environ, answer)
-                if answer[3] and keep_alive and not length and not upgrade:
-                    self._remember(head, environ["SERVER_PROTOCOL"])
             else:
                 response = self._response(environ)
                 self._respond(environ, response, answer)
@@ -132,19 +131,6 @@ class Exchange(Wire):
         else:
             self.transmit(head)
             self.transmit(body)
-
-    def _remember(self, head: bytes, protocol: str) -> None:
-        """A request that may be answered at once when it comes again, from whomever."""
-        front = self.front
-        if (
-            front.at_once is not None
-            and self.is_plain
-            and protocol == "HTTP/1.1"
-            and front.limits.keepalive_timeout > 0
-        ):
-            requests = front.heads.requests
-            if requests.is_seen_again(head):
-                requests.remember(head, parse(head, front.template, front.limits, front.heads)[0])
 
     def _recover(self, error: BaseException, response: Response, environ: dict[str, Any]) -> None:
         """The application raised: say so if that is still possible, and log what is its fault."""

@@ -20,7 +20,7 @@ from greenlua.http.heads import Heads
 from greenlua.http.limits import Limits
 from greenlua.http.poller import Poller
 from greenlua.http.proxy import Trust
-from greenlua.http.ready import Sent, at_once_of, direct_of
+from greenlua.http.ready import Sent, direct_of, in_hub_of
 from greenlua.http.response import Response
 from greenlua.http.workers import Workers
 
@@ -92,13 +92,14 @@ class Front:
         """`environ` holds what is the same in all requests; `on_room` is called when a connection has gone."""
         self.application = application
         self.direct = direct_of(application)
-        self.at_once = at_once_of(application) if watch is None or never_waits(watch) else None
+        self.in_hub = in_hub_of(application) if watch is None or never_waits(watch) else None
         self.limits = limits
         self.watch = watch
         self.heads = Heads()
         self.trust = Trust(limits.trusted_proxies)
         self.template = _template(environ)
-        self.loop: Any = get_hub().loop
+        self.hub: Any = get_hub()
+        self.loop: Any = self.hub.loop
         self.poller = Poller()
         self.workers = Workers()
         self.connections: set[Connection] = set()

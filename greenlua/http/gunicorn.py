@@ -87,11 +87,16 @@ class Worker(GeventWorker):
         listener.setblocking(False)
         environ = {**base_environ(self.cfg), "wsgi.multithread": True}
         counted = self.max_requests and self.cfg.max_requests
+
+        def count(environ: dict[str, Any], response: Response | Sent, seconds: float) -> None:
+            self._count()
+
+        count.never_waits = True  # type: ignore[attr-defined]
         server = Server(
             listener,
             self.wsgi,
             limits=limits,
-            watch=self._watch if counted or getattr(self.log, "access_log_enabled", True) else None,
+            watch=self._watch if getattr(self.log, "access_log_enabled", True) else count if counted else None,
             log_exception=self._log_exception,
             environ=environ,
             access_log=getattr(self.wsgi, "http_access_log", None),
@@ -102,13 +107,16 @@ class Worker(GeventWorker):
         return server
 
     def _watch(self, environ: dict[str, Any], response: Response | Sent, seconds: float) -> None:
-        self.nr += 1
-        if self.nr >= self.max_requests and self.alive:
-            self.log.info("Autorestarting worker after current request.")
-            self.alive = False
+        self._count()
         # What gunicorn's log formats take their fields from.
         answered = SimpleNamespace(status=response.status or "499", headers=response.headers, sent=response.body_sent)
         self.log.access(answered, list(_header_lines(environ)), environ, timedelta(seconds=seconds))
+
+    def _count(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.alive = False
+            self.log.info("Autorestarting worker after current request.")
 
     def _log_exception(self, environ: dict[str, Any]) -> None:
         self.log.exception("Error handling request %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])

@@ -58,7 +58,7 @@ class Heads:
     Attributes:
         blocks: from the version to the empty line: an environ in which only what the line says is missing, and the framing.
         lines: method and target: the entries of the environ that they are.
-        requests: whole heads that were answered at once (ready.py), and the environ of each, which nobody has touched.
+        requests: whole heads to which there was a ready answer (ready.py), and the environ of each, which nobody has touched.
     """
 
     def __init__(self) -> None:

@@ -2,31 +2,42 @@
 
 An application class may give its ``__call__`` two attributes. ``direct``: a method that takes an environ, and gives either what
 PEP 3333 splits into two halves, (status, headers, iterable), or a `Ready` answer, of which every line was checked when it was
-written. PERF: a sixth of what an answer costs: no start_response, no look at each header. ``at_once``: a method that gives a
-ready answer, or None, and never waits; it is called in the hub, for a request that is byte for byte one that such an answer was
-given to before. PERF: half of what is left. Used by front.py, exchange.py, connection.py and such applications; uses
-header_lines.py. Rules: they hang on ``__call__`` itself, and not on the object, so that a wrapper around the application, or a
-subclass with a ``__call__`` of its own, is never passed by; what ``at_once`` gives is what ``direct`` would give.
+written. PERF: a sixth of what an answer costs: no start_response, no look at each header. ``in_hub``: a method that is called in
+the hub with an environ and a function, and never waits. It gives a ready answer; or what is `Pending`, and calls the function
+later, in the hub, with a ready answer or with what a worker is to call in place of ``direct``; or None: ``direct`` is to be asked,
+with the same environ. Used by front.py, exchange.py, in_hub.py and such applications; uses header_lines.py. Rules: they hang on
+``__call__`` itself, and not on the object, so that a wrapper around the application, or a subclass with a ``__call__`` of its own,
+is never passed by; the answer is the same by all ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from inspect import getattr_static
-from typing import Any
+from typing import Any, Protocol
 
 from greenlua.http import header_lines
 from greenlua.http.header_lines import ApplicationError
 
 Ready = tuple[str, str, bytes, bool]
 """Status ("200 OK"), its head as text from the status line on, with Content-Length where there is one and without the empty
-line, the body, and whether ``at_once`` may have an answer to the same request. The front adds Date and Connection."""
+line, the body, and whether ``in_hub`` will likely have a ready answer when the very same request comes again. The front adds
+Date and Connection."""
 
 Whole = tuple[str, list[tuple[str, str]], Iterable[bytes]]
 """What PEP 3333 splits into start_response and a result."""
 
 Direct = Callable[[dict[str, Any]], Ready | Whole]
-AtOnce = Callable[[dict[str, Any]], Ready | None]
+
+
+class Pending(Protocol):
+    """An answer that the application owes."""
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more. What it was to call is not called."""
+
+
+InHub = Callable[[dict[str, Any], Callable[[Ready | Direct], None]], Ready | Pending | None]
 
 _OF_THE_FRONT = frozenset(("connection", "date", "transfer-encoding"))
 
@@ -47,9 +58,9 @@ def direct_of(application: Any) -> Direct | None:
     return _short_way(application, "direct")
 
 
-def at_once_of(application: Any) -> AtOnce | None:
+def in_hub_of(application: Any) -> InHub | None:
     """The way that never waits, if it has one."""
-    return _short_way(application, "at_once")
+    return _short_way(application, "in_hub")
 
 
 def _short_way(application: Any, name: str) -> Any:
