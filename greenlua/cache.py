@@ -2,8 +2,8 @@
 
 A hit is found by app.py, by its path, before anything is routed (`CachedPage`). Whatever else comes to such a route goes through
 `CachedRoute.respond`: of many requests that miss the same answer at once, one runs the handler and the others wait for it.
-Called by the requests' greenlets; `Cache.purge` also by Lua, so it never waits. Uses cache_rule, cache_store, cache_flights, inline,
-answers.
+Called by the requests' greenlets; `Cache.purge` also by Lua, so it never waits. Uses cache_rule, cache_store, cache_flights,
+inline, answers.
 """
 
 from __future__ import annotations
