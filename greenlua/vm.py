@@ -340,12 +340,16 @@ class VM:
     def _fitting(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """A permanent callable whose result is pushed only where there is room; otherwise it gives nil and why."""
 
+        used = self.used
+
         def fitting(*arguments: Any) -> Any:
             result = call(*arguments)
             kind = type(result)
             if kind is not bytes and kind is not tuple:
                 return result
             size = len(result) if kind is bytes else _size_of(result)
+            if used() + size + CALLABLE_MARGIN <= self._memory_limit:  # PERF: the same as below, for nearly all
+                return result
             if self.has_room(size, CALLABLE_MARGIN):
                 return result
             return (None, b"not enough memory") if self.has_room(0, VALUE_SIZE * 64) else None

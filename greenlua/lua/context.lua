@@ -78,23 +78,46 @@ local function unquote(text, what)
   return text
 end
 
--- A table of first values; :all(name) gives the list of all. The lists live behind the method, so that
--- no name that a client sends can reach or hide anything but its own value. arrays: those that are shown as a whole.
-local function collection(lists, arrays)
-  local first = {}
-  for name, list in next, lists do
-    if name ~= "all" then first[name] = arrays and arrays[name] or list[1] end
-  end
+local function copied(list)
+  local copy = array()
+  for i, value in next, list do copy[i] = value end
+  return copy
+end
+
+-- A table of first values, of which :all(name) gives all. PERF: where no name came twice, which is nearly always, it is no more than that.
+local SINGLE = {
+  __index = {
+    all = function(collection, name)
+      if type(collection) ~= "table" then raise("all is a method: collection:all(name)") end
+      return copied({ rawget(collection, name) })
+    end,
+  },
+  __metatable = "greenlua.collection",
+}
+
+-- more: the lists of names that came several times. They stand behind the method, and there alone what is called "all", so that no name
+-- that a client sends can reach or hide anything but its own value.
+local function collection(first, more)
+  if not next(more) then return setmetatable(first, SINGLE) end
   return setmetatable(first, {
     __index = {
-      all = function(_, name)
-        local copy = array()
-        for i, value in next, lists[name] or {} do copy[i] = value end
-        return copy
-      end,
+      all = function(_, name) return copied(more[name] or { rawget(first, name) }) end,
     },
     __metatable = "greenlua.collection",
   })
+end
+
+local function add(first, more, name, value)
+  local list = more[name]
+  if list then
+    list[#list + 1] = value
+  elseif name == "all" then
+    more.all = { value }
+  elseif first[name] == nil then
+    first[name] = value
+  else
+    more[name] = { first[name], value }
+  end
 end
 
 -- What Python has checked of this request, or nil where the route asks for no check of it.
@@ -106,33 +129,34 @@ end
 
 -- A collection of checked fields: what has a schema is what that says, the rest lists of texts.
 local function checked_collection(given)
-  local lists, arrays = given.texts, {}
-  for name, value in next, given.values do
-    local is_list = type(value) == "table" and not rawequal(value, null)
-    lists[name] = is_list and value or { value }
-    if is_list then arrays[name] = value end
+  local first, more = {}, {}
+  for name, list in next, given.texts do
+    for i = 1, #list do add(first, more, name, list[i]) end
   end
-  return collection(lists, arrays)
-end
-
-local function add(lists, name, value)
-  local list = lists[name]
-  if list then list[#list + 1] = value else lists[name] = { value } end
+  for name, value in next, given.values do
+    if type(value) == "table" and not rawequal(value, null) then
+      first[name], more[name] = value, value -- a list is shown as a whole
+    else
+      add(first, more, name, value)
+    end
+  end
+  first.all = nil
+  return collection(first, more)
 end
 
 local function pairs_of(text, what)
-  local lists, count = {}, 0
+  local first, more, count = {}, {}, 0
+  local quoted = find(text, "[%%+\128-\255]")
   for part in gmatch(text, "[^&]+") do
     count = count + 1
     if count > FIELDS_MAX then refuse(400, format("the %s has more than %d fields", what, FIELDS_MAX)) end
+    local name, value = part, ""
     local at = find(part, "=", 1, true)
-    if at then
-      add(lists, unquote(sub(part, 1, at - 1), what), unquote(sub(part, at + 1), what))
-    else
-      add(lists, unquote(part, what), "")
-    end
+    if at then name, value = sub(part, 1, at - 1), sub(part, at + 1) end
+    if quoted then name, value = unquote(name, what), unquote(value, what) end
+    add(first, more, name, value)
   end
-  return lists
+  return collection(first, more)
 end
 
 -- ---------------------------------------------------------------- headers
@@ -211,25 +235,24 @@ local FORM_TYPES = { "^application/x%-www%-form%-urlencoded$", "^multipart/form%
 local function build_form(ctx)
   local kind = check_type(ctx, "application/x-www-form-urlencoded", FORM_TYPES)
   if kind ~= "multipart/form-data" then
-    local lists = pairs_of(ctx.body, "form")
-    rawset(ctx, "form", collection(lists))
-    rawset(ctx, "files", collection({}))
+    rawset(ctx, "form", pairs_of(ctx.body, "form"))
+    rawset(ctx, "files", collection({}, {}))
     return
   end
   local flat = get_list(ctx, "multipart")
   if flat[1] == false then refuse(flat[2], flat[3]) end
-  local fields, files = {}, {}
+  local fields, more_fields, files, more_files = {}, {}, {}, {}
   for i = 2, #flat, 4 do
     local name, filename, content_type, content = flat[i], flat[i + 1], flat[i + 2], flat[i + 3]
     if filename then
-      add(files, name, { name = name, filename = filename, content_type = content_type, content = content })
+      add(files, more_files, name, { name = name, filename = filename, content_type = content_type, content = content })
     else
       if not is_utf8(content) then refuse(400, "the form field " .. name .. " is not valid UTF-8") end
-      add(fields, name, content)
+      add(fields, more_fields, name, content)
     end
   end
-  rawset(ctx, "form", collection(fields))
-  rawset(ctx, "files", collection(files))
+  rawset(ctx, "form", collection(fields, more_fields))
+  rawset(ctx, "files", collection(files, more_files))
 end
 
 -- ---------------------------------------------------------------- the fields
@@ -255,7 +278,7 @@ local LAZY = {
   query = function(ctx)
     local given = get_checked(ctx, "query")
     if given then return checked_collection(given) end
-    return collection(pairs_of(get(ctx, "query"), "query string"))
+    return pairs_of(get(ctx, "query"), "query string")
   end,
 
   headers = function(ctx) return setmetatable({ [CTX] = ctx, [CHECKED] = get_checked(ctx, "headers") or false }, Headers) end,
