@@ -108,6 +108,8 @@ class LuaApp:
         environ[REQUEST_ID] = ids.of(environ)
         method = environ["REQUEST_METHOD"]
         path = environ["PATH_INFO"]
+        if path == "*":
+            return None
         if not path.isascii():
             path = _decode(path)
         straight = not self.falcon.has_middleware

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from time import monotonic
 
 GROWN = 16 << 20  # bytes by which a process must be larger than it has been
-EVERY, SELDOM = (
-    10.0,
-    160.0,
-)  # seconds between two looks, and where nothing came of it: it takes some milliseconds for each hundred MiB
+# Seconds between two looks, and where nothing came of it: it takes some milliseconds for each hundred MiB. What is in use just then,
+# under load, may be free soon after, so even the second is no long time.
+EVERY, SELDOM = 10.0, 40.0
 
 try:
     _malloc_trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim

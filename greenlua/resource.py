@@ -18,7 +18,7 @@ from greenlua.bodies import Body, read_body
 from greenlua.cache import Cache
 from greenlua.channel import Channel
 from greenlua.contract import Contracts
-from greenlua.errors import ClientError, OverloadError
+from greenlua.errors import ClientError, GreenluaError, OverloadError
 from greenlua.fields import FAILED, to_lua
 from greenlua.http.ready import Direct, Ready
 from greenlua.inline import Page
@@ -137,13 +137,13 @@ class Responder:
 
         Raises what `ready` says in its answer.
         """
+        if not self._pool.has_free:
+            return None
         body, checked = read_body(environ, self._max_body), None
         if endpoint.contract is not None:
             checked = endpoint.contract.check(environ, params, body)
             params = checked.params
-        slot = self._pool.take_free()
-        if slot is None:
-            return None
+        slot = self._pool.take(0)
         try:
             fields = endpoint.fields
             values = tuple([to_lua(params[name]) for name in fields]) if fields else ()
@@ -166,7 +166,7 @@ class Responder:
             return self._fail(reply, environ)
         try:
             return self._render(reply, environ, endpoint)
-        except ClientError as error:  # there is no such file
+        except GreenluaError as error:  # there is no such file, or it cannot be opened now
             return render_error(error, environ, self._policy_for(environ))
 
     def _ask(

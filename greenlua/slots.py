@@ -140,9 +140,10 @@ class SlotPool:
             self._sweeper = gevent.spawn(self._sweep)
         return slot
 
-    def take_free(self) -> Slot | None:
-        """The same without a wait: None when there is no free one."""
-        return self.take(0) if self._free else None
+    @property
+    def has_free(self) -> bool:
+        """Whether `take` would not wait."""
+        return bool(self._free)
 
     def _wait_for_slot(self, timeout: float) -> Slot:
         if self._used:

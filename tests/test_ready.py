@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
@@ -91,6 +92,31 @@ def test_a_ready_answer_is_the_wsgi_answer(app: Any, method: str, scheme: str) -
             wsgi, *others = both(app, f"/{path}", method, scheme, headers)
             for other in others:
                 assert other == wsgi, (path, headers)
+
+
+def test_a_request_about_the_server_as_a_whole_reaches_no_handler(write: Write) -> None:
+    app = create_app(
+        write(
+            'local app = greenlua.app {} app:options("/{name}", function(ctx) return ctx.params.name end) return app'
+        ),
+        watchdog=0,
+    )
+    app.start()
+    app.direct(testing.create_environ(path="/x"))
+    for path, status in (("/x", "200 OK"), ("*", "204 No Content")):
+        environ = testing.create_environ(method="OPTIONS") | {"PATH_INFO": path}
+        assert ask_in_hub(app, environ)[0] == app.direct(environ)[0] == status
+    app.stop(1)
+
+
+def test_a_file_that_cannot_be_opened_now(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(*arguments: Any, **keywords: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("greenlua.files.os.open", no_descriptor)
+    wsgi, *others = both(app, "/file", "GET", "http", {})
+    assert wsgi[0] == "503 Service Unavailable"
+    assert others == [wsgi, wsgi]
 
 
 def test_the_common_answers_are_ready_ones(write: Write) -> None:

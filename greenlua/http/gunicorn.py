@@ -86,6 +86,7 @@ class Worker(GeventWorker):
     def _listen(self, listener: Any, limits: Limits, tls: dict[str, Any]) -> Server:
         listener.setblocking(False)
         environ = {**base_environ(self.cfg), "wsgi.multithread": True}
+        told = getattr(self.log, "access_log_enabled", True) or self.cfg.statsd_host
         counted = self.max_requests and self.cfg.max_requests
 
         def count(environ: dict[str, Any], response: Response | Sent, seconds: float) -> None:
@@ -96,7 +97,7 @@ class Worker(GeventWorker):
             listener,
             self.wsgi,
             limits=limits,
-            watch=self._watch if getattr(self.log, "access_log_enabled", True) else count if counted else None,
+            watch=self._watch if told else count if counted else None,
             log_exception=self._log_exception,
             environ=environ,
             access_log=getattr(self.wsgi, "http_access_log", None),
@@ -116,7 +117,9 @@ class Worker(GeventWorker):
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.alive = False
-            self.log.info("Autorestarting worker after current request.")
+            gevent.spawn(
+                self.log.info, "Autorestarting worker after current request."
+            )  # it may wait, and this may be the hub
 
     def _log_exception(self, environ: dict[str, Any]) -> None:
         self.log.exception("Error handling request %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])

@@ -131,10 +131,14 @@ class InHub(Exchange):
         if len(body) >= JOIN_BOUND:
             self._work = partial(self._ask, lambda environ: ready)
             return
-        environ, self._environ = self._environ, None
         if not self.keep_alive:
             lines += "Connection: close\r\n"
-        data = f"{lines}{self.clock.date}\r\n".encode("latin-1") + body
+        try:
+            data = f"{lines}{self.clock.date}\r\n".encode("latin-1") + body
+        except Exception:  # it is none; the worker meets the same, and answers for it
+            self._work = partial(self._ask, lambda environ: ready)
+            return
+        environ, self._environ = self._environ, None
         sent = 0
         try:
             sent = self._send(data)

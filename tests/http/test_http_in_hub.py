@@ -401,6 +401,23 @@ def test_without_kept_connections_each_answer_is_the_last() -> None:
             assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize("broken", [("200 OK", "\u20ac\r\n", b""), ("200 OK", "HTTP/1.1 200 OK\r\n", "text")])
+def test_an_answer_that_is_none_ends_the_connection(broken: Any) -> None:
+    def at_once(app: App, environ: Any, done: Any) -> Any:
+        return (*broken, False)
+
+    def later(app: App, environ: Any, done: Any) -> Any:
+        return Owed(app, lambda: done((*broken, False)))
+
+    for answering in (at_once, later):
+        failed: list[Any] = []
+        with Serving(App(answering), log_exception=failed.append) as server, server.connect() as client:
+            client.send(REQUEST)
+            assert client.ended()
+            assert len(failed) == 1
+            assert server.call(lambda: len(server.server.front.connections)) == 0
+
+
 class Subclass(App):
     def __call__(self, environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [("Content-Type", "text/plain")])
