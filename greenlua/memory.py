@@ -13,8 +13,8 @@ from collections.abc import Callable
 from time import monotonic
 
 GROWN = 16 << 20  # bytes by which a process must be larger than it has been
-# Seconds between two looks, and where nothing came of it: it takes some milliseconds for each hundred MiB. What is in use just then,
-# under load, may be free soon after, so even the second is no long time.
+# Seconds between two looks, and where nothing came of it: it takes some milliseconds for each hundred MiB. What is in use just
+# then, under load, may be free soon after, so even the second is no long time.
 EVERY, SELDOM = 10.0, 40.0
 
 try:
