@@ -109,6 +109,11 @@ class NewResult(AsyncResult):  # type: ignore[misc]
     def reset(self) -> None:
         """It is not used again."""
 
+    def link(self, callback: Callable[[], Any] | None) -> None:
+        """As greenlua's own result has it."""
+        if callback is not None:
+            self.rawlink(lambda _: callback())
+
 
 class NewResultPool(SlotPool):
     def take(self, timeout: float) -> Any:
