@@ -169,6 +169,11 @@ def render_failure(failure: Failure, environ: dict[str, Any], dev: bool, policy:
     return _render_problem(failure.status, failure.message, environ, headers, traceback=failure.traceback)
 
 
+def ready_problem(status: int, detail: str, environ: dict[str, Any], policy: Policy) -> Ready | None:
+    """The same answer as `render_error` gives for a ClientError, for the HTTP front."""
+    return make_ready(Reply(status, PROBLEM, problem(status, detail, environ[REQUEST_ID])), environ, policy)
+
+
 def _render_problem(
     status: int, detail: str | None, environ: dict[str, Any], headers: Headers, **fields: Any
 ) -> Answer:

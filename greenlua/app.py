@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,11 +18,12 @@ from typing import Any
 from falcon.constants import COMBINED_METHODS
 from gevent._hub_local import get_hub_if_exists
 
-from greenlua.answers import REQUEST_ID, Answer, render_error, render_failure
+from greenlua.answers import REQUEST_ID, Answer, ready_problem, render_error, render_failure
 from greenlua.codings import Encodings
 from greenlua.compression import Compression
 from greenlua.errors import ClientError, ConfigurationError, GreenluaError, OverloadError, ServerError
-from greenlua.falcon_app import FalconApp, StartResponse, finished
+from greenlua.exposing import check_name
+from greenlua.falcon_app import NOT_FOUND, FalconApp, StartResponse, finished
 from greenlua.fields import RequestIds
 from greenlua.health import probes
 from greenlua.http.access import Format
@@ -44,10 +44,6 @@ from greenlua.watchdog import Watchdog, watch
 log = logging.getLogger("greenlua")
 
 METHODS = frozenset(COMBINED_METHODS)
-_LUA_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_LUA_KEYWORDS = re.compile(
-    "and|break|do|else|elseif|end|false|for|function|global|goto|if|in|local|nil|not|or|repeat|return|then|true|until|while"
-)
 
 
 class _BrokenEdit(GreenluaError):
@@ -125,6 +121,8 @@ class LuaApp:
                 endpoint = found[0].endpoints.get(method)
                 if endpoint is not None and endpoint.in_hub is not None:
                     return endpoint.in_hub(environ, endpoint, found[2], done)
+            elif found is None and method in METHODS and not self.falcon.knows_more:
+                return ready_problem(404, NOT_FOUND, environ, self._security.of(environ))
         return None
 
     __call__.in_hub = in_hub  # type: ignore[attr-defined]
@@ -165,6 +163,8 @@ class LuaApp:
                             return endpoint.ready(environ, endpoint, found[2])
                         answer = endpoint.respond(environ, endpoint, found[2])
                         return answer if self._compress is None else self._compress(environ, answer)
+                if found is None and method in METHODS and not self.falcon.knows_more:
+                    raise ClientError(404, NOT_FOUND)
             if method not in METHODS:
                 raise ClientError(501, f"the method {method} is not known here")
         except GreenluaError as error:
@@ -255,14 +255,7 @@ class LuaApp:
             raise ConfigurationError(f"expose {name!r} takes a function, and not {function!r}")
         if self._life.loaded is not None:
             raise ConfigurationError(f"expose {name!r} before the app is started; its Lua is loaded already")
-        parts = name.split(".")
-        if name == "<lambda>":
-            raise ConfigurationError('a lambda has no name: give it one, as in app.expose("name", lambda: ...)')
-        if not all(_LUA_NAME.fullmatch(part) and not _LUA_KEYWORDS.fullmatch(part) for part in parts):
-            raise ConfigurationError(f"{name!r} is no Lua name: letters, digits and _, joined by dots, and no keyword")
-        for other in self._exposed:
-            if other == name or other.startswith(f"{name}.") or name.startswith(f"{other}."):
-                raise ConfigurationError(f"expose {name!r}: {other!r} is exposed already")
+        check_name(name, self._exposed)
         self._exposed[name] = Exposed(function, BINARY if binary else TEXT, blocking)
         return function
 

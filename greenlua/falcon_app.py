@@ -15,17 +15,38 @@ StartResponse = Callable[..., Any]
 
 
 class FalconApp(falcon.App[falcon.Request, falcon.Response]):
-    """The Falcon app beside the Lua routes. With middleware, every request goes through it."""
+    """The Falcon app beside the Lua routes. With middleware, every request goes through it.
+
+    Attributes:
+        knows_more: whether it may have another answer than 404 to what no route is for.
+    """
 
     has_middleware = False
 
     def __init__(self, router: Router) -> None:
         super().__init__(router=router)
         self.set_error_serializer(_serialize_error)
+        self.knows_more = False
 
     def add_middleware(self, middleware: Any) -> None:
         super().add_middleware(middleware)
         self.has_middleware = self.has_middleware or bool(middleware)
+
+    def add_sink(self, *arguments: Any, **keywords: Any) -> None:
+        super().add_sink(*arguments, **keywords)
+        self.knows_more = True
+
+    def add_static_route(self, *arguments: Any, **keywords: Any) -> None:
+        super().add_static_route(*arguments, **keywords)
+        self.knows_more = True
+
+    def add_error_handler(self, *arguments: Any, **keywords: Any) -> None:
+        super().add_error_handler(*arguments, **keywords)
+        self.knows_more = True
+
+    def set_error_serializer(self, *arguments: Any, **keywords: Any) -> None:
+        super().set_error_serializer(*arguments, **keywords)
+        self.knows_more = True
 
 
 def finished(answer: Answer, environ: dict[str, Any], security: Security) -> Answer:
@@ -37,8 +58,10 @@ def finished(answer: Answer, environ: dict[str, Any], security: Security) -> Ans
     return status, headers, result
 
 
+NOT_FOUND = "nothing is served at this address"
+
 _DETAILS = {
-    404: "nothing is served at this address",
+    404: NOT_FOUND,
     405: "this address does not take that method; Allow names those it takes",
 }
 

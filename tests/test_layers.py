@@ -58,6 +58,7 @@ LAYERS: dict[str, set[str]] = {
     "resource": {"falcon"},
     "static": {"falcon"},
     "falcon_app": {"falcon"},
+    "exposing": set(),
     "serving": {"gevent"},
     "lifecycle": {"gevent"},
     "watchdog": {"gevent"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+import falcon
 import pytest
 from falcon import testing
 
@@ -107,6 +108,40 @@ def test_a_request_about_the_server_as_a_whole_reaches_no_handler(write: Write) 
         environ = testing.create_environ(method="OPTIONS") | {"PATH_INFO": path}
         assert ask_in_hub(app, environ)[0] == app.direct(environ)[0] == status
     app.stop(1)
+
+
+def test_who_adds_to_falcon_answers_what_no_route_is_for(write: Write) -> None:
+    path = write('local app = greenlua.app {} app:get("/x", function() end) return app')
+
+    def sink(req: Any, resp: Any) -> None:
+        resp.text = "a sink"
+
+    def handle(req: Any, resp: Any, error: Any, params: Any) -> None:
+        resp.text = "an error handler"
+
+    def serialize(req: Any, resp: Any, error: Any) -> None:
+        resp.text = "a serializer"
+
+    for add, expected in (
+        (lambda app: None, None),
+        (lambda app: app.add_sink(sink), b"a sink"),
+        (lambda app: app.add_error_handler(falcon.HTTPNotFound, handle), b"an error handler"),
+        (lambda app: app.set_error_serializer(serialize), b"a serializer"),
+        (lambda app: app.add_static_route("/none", str(path.parent)), b""),
+    ):
+        app = create_app(path, watchdog=0)
+        app.start()
+        app.direct(testing.create_environ(path="/x"))
+        add(app.falcon)
+        name = "/none/app.lua" if expected == b"" else "/none"
+        wsgi, *others = both(app, name, "GET", "http", {})
+        assert others == [wsgi, wsgi]
+        if expected is None:
+            assert (wsgi[0], b"nothing is served at this address" in wsgi[2]) == ("404 Not Found", True)
+        else:
+            assert expected in wsgi[2]
+            assert b"nothing is served" not in wsgi[2]
+        app.stop(1)
 
 
 def test_a_file_that_cannot_be_opened_now(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
