@@ -121,7 +121,7 @@ class LuaApp:
                 endpoint = found[0].endpoints.get(method)
                 if endpoint is not None and endpoint.in_hub is not None:
                     return endpoint.in_hub(environ, endpoint, found[2], done)
-            elif found is None and method in METHODS and not self.falcon.knows_more:
+            elif found is None and page is None and method in METHODS and not self.falcon.knows_more:
                 return ready_problem(404, NOT_FOUND, environ, self._security.of(environ))
         return None
 
