@@ -318,3 +318,32 @@ def test_long_keys_of_clients_do_not_stay_in_memory(write: Callable[..., Path], 
         assert vm.start(0, 1, 1)[0] == 200
     vm.collect()
     assert vm.statistics()["memory"] < 100_000_000
+
+
+def test_numbers_that_come_again_are_written_as_at_first(write: Callable[..., Path], lua: str) -> None:
+    """Enough of them that those that are remembered are forgotten, that none is remembered for a while, and again some are."""
+    path = write(
+        """
+local app = greenlua.app {}
+app:get("/{kind}", function(ctx)
+  local list, floats = {}, { 0.0, -0.0, 1.5, -1.5, 1e300, 5e-324, 0.1, 1 / 3 }
+  for i = 1, 700 do
+    if ctx.params.kind == "new" then list[i] = counted + i / 7 else list[i] = floats[i % 8 + 1] end
+  end
+  if ctx.params.kind == "new" then counted = counted + 700 end
+  return list
+end)
+counted = 0
+return app"""
+    )
+    api = client(path, lua=lua, slots=8)
+    again = api.get("/same").text
+    zeros = ("-0,", ",0,-0,") if lua == "luajit" else ("-0.0,", ",0.0,-0.0,")
+    assert again.startswith(f"[{zeros[0]}1.5,-1.5,1e+300,4.94065645841")
+    assert again.count(zeros[1]) == 700 // 8
+    counted = 0
+    for _ in range(60):
+        new = api.get("/new").json
+        assert new == [counted + i / 7 for i in range(1, 701)]
+        counted += 700
+        assert api.get("/same").text == again

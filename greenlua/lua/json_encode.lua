@@ -17,6 +17,7 @@ local LONG, tick = prelude.calls.LONG, prelude.calls.tick
 
 local DEPTH_MAX = prelude.values.DEPTH_MAX
 local KEYS_MAX = 1024   -- object keys remembered in encoded form; past it the memory is started afresh
+local NUMBERS_MAX = 1024 -- the same of numbers
 local KEY_LENGTH = 64   -- bytes; a longer key is not remembered, so that no client can fill the memory with keys
 
 local ESCAPES = { ['"'] = '\\"', ["\\"] = "\\\\", ["\b"] = "\\b", ["\f"] = "\\f", ["\n"] = "\\n", ["\r"] = "\\r", ["\t"] = "\\t" }
@@ -89,11 +90,9 @@ end
 -- PERF: what Lua itself writes is nearly always enough, and needs no call; 5.5 has another form, with up to 17 digits.
 local WRITES_14_DIGITS = 0.1 + 0.2 .. "" == "0.3"
 
-local number
+local write_number
 if math_type then
-  function number(value)
-    if math_type(value) == "integer" then return value end -- table.concat writes integers exactly
-    if value ~= value or value == huge or value == -huge then return nil end
+  function write_number(value)
     local text = value .. "" -- 3.0 as a float
     if WRITES_14_DIGITS and tonumber(text) == value then return text end
     text = float(value)
@@ -101,8 +100,7 @@ if math_type then
     return text
   end
 else
-  function number(value)
-    if value ~= value or value == huge or value == -huge then return nil end
+  function write_number(value)
     -- LuaJIT has no integers: what is one is written as one, up to 2^53, and never as 1e+15.
     if value > -1e14 and value < 1e14 then
       local text = value .. ""
@@ -111,6 +109,35 @@ else
     if value % 1 == 0 and value >= -2^53 and value <= 2^53 then return format("%.0f", value) end
     return float(value)
   end
+end
+
+-- Numbers that were written lately. PERF: what an API serves it serves again, and to write a float takes longer than all else in a
+-- field. Where hardly any comes again, none is remembered for a while.
+local written, written_count, found_again, unremembered = {}, 0, 0, 0
+
+local function remember(value, text)
+  if unremembered > 0 then
+    unremembered = unremembered - 1
+  elseif written_count >= NUMBERS_MAX then
+    if found_again < NUMBERS_MAX then unremembered = 32 * NUMBERS_MAX end
+    written, written_count, found_again = {}, 0, 0
+  elseif value ~= 0 then -- -0.0 and 0.0 are one key
+    written[value], written_count = text, written_count + 1
+  end
+end
+
+-- The text of a number, or itself where table.concat writes it as exactly; nil where JSON cannot say it.
+local function number(value)
+  if math_type and math_type(value) == "integer" then return value end
+  local text = written[value]
+  if text then
+    found_again = found_again + 1
+    return text
+  end
+  if value ~= value or value == huge or value == -huge then return nil end
+  text = write_number(value)
+  remember(value, text)
+  return text
 end
 
 -- Keys in encoded form, with what ends the value before and what begins the one behind: ,"name": and "," for the quotes of strings.
