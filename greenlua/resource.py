@@ -1,6 +1,7 @@
 """A request on its way into Lua and back: reads the body, takes a slot, puts a Call into the channel, waits on the slot.
 
-`Responder.respond` is called by the request's greenlet, straight from app.py or through the Falcon resource below.
+`Responder.respond` is called by the request's greenlet, straight from app.py or through the Falcon resource below;
+`Responder.in_hub` by the hub, for requests that have none.
 Uses slots, channel, answers, contract, inline, messages, errors; falcon.
 """
 

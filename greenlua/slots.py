@@ -3,7 +3,8 @@
 A slot is named by (index, generation); a name is never given out twice. Who may call what is in the banners below, and every
 change of state is one row of ``TRANSITIONS``: anything else raises `Bug`. Uses gevent, disconnects, results, messages, errors.
 
-Two parties hold a slot: the waiter (a request's greenlet) and Lua (the Lua greenlet, from the moment the Call is in the channel).
+Two parties hold a slot: the waiter (a request's greenlet, or a function that the hub calls) and Lua (the Lua greenlet, from the
+moment the Call is in the channel).
 It is reused only when both are done with it, and only the Lua greenlet resets it, before a batch: so what it does with a slot's
 Call in the middle of a batch is never done with another request's.
 """

@@ -1,7 +1,8 @@
 """One request and its answer on a connection: the environ, the application's turn, the body, and what happens when it fails.
 
-connection.py builds on it, and reads the heads. Uses wire.py for the socket, and request.py, body.py, ready.py and response.py
-for what the bytes mean. Rules: the worker that owns the connection calls; a request is answered whole, or the connection ends.
+in_hub.py and connection.py build on it, and read the heads. Uses wire.py for the socket, and request.py, body.py, ready.py
+and response.py for what the bytes mean. Rules: the worker that owns the connection calls; a request is answered whole, or the
+connection ends.
 """
 
 from __future__ import annotations

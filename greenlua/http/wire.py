@@ -1,7 +1,8 @@
 """The socket of one connection: its watchers, its waits and the time they may take, its end.
 
-connection.py builds on it. Rules: at most one worker greenlet owns a connection (`_worker`), and only it reads and
-writes; a worker waits in `_wait` and nowhere else; the hub wakes it, and starts `serve` when there is no worker.
+exchange.py builds on it. Rules: at most one worker greenlet owns a connection (`_worker`), and only it reads and writes; where
+there is none, only the hub does (in_hub.py), and stands in its place meanwhile. A worker waits in `_wait` and nowhere else; the hub
+wakes it, and begins when there is no worker.
 """
 
 from __future__ import annotations
