@@ -12,6 +12,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from greenlua.fields import RequestIds
 from greenlua.health import probes
 from greenlua.http.access import Format
 from greenlua.http.limits import Limits
-from greenlua.http.ready import Direct, Pending, Ready
+from greenlua.http.ready import Again, Direct, Pending, Ready
+from greenlua.inline import Prepared
 from greenlua.lifecycle import NOT_LOADED, OLD_GOES_ON, THREADED, Lifecycle
 from greenlua.marshal import BINARY, TEXT
 from greenlua.messages import Failure
@@ -126,6 +128,22 @@ class LuaApp:
         return None
 
     __call__.in_hub = in_hub  # type: ignore[attr-defined]
+
+    def repeat(self, environ: dict[str, Any], ready: Ready) -> tuple[str, Again]:
+        """What the same front is to know of an answer of the inline lane, for when the very same request comes again."""
+        life, falcon, basis, ids = self._life, self.falcon, ready[3], self._request_ids
+        assert isinstance(basis, Prepared)
+        assert ids is not None
+        stands, line = basis.stands(), ids.lines(environ)
+        # What may never be asked again must not hold the VM of an app that has been reloaded.
+        in_force = weakref.ref(life.ready)
+
+        def again() -> bytes | None:
+            return line() if life.ready is in_force() and not falcon.has_middleware and stands() else None
+
+        return ready[1].removesuffix(f"X-Request-ID: {environ[REQUEST_ID]}\r\n"), again
+
+    __call__.repeat = repeat  # type: ignore[attr-defined]
 
     def _answer(self, environ: dict[str, Any], ready: bool) -> Any:
         """The WSGI answer, or where ``ready`` perhaps a ready one."""
@@ -312,18 +330,10 @@ class LuaApp:
     def http_limits(self) -> Limits:
         """What the HTTP front bounds, from the settings; its gunicorn worker looks here too."""
         settings = self.settings
-        return Limits(
-            max_target=settings.max_target,
-            max_header=settings.max_header,
-            max_header_count=settings.max_header_count,
-            max_body=max(settings.max_body, settings.max_stream_body),
-            header_timeout=settings.header_timeout,
-            body_timeout=settings.body_timeout,
-            keepalive_timeout=settings.keepalive_timeout,
-            drain_timeout=settings.drain_timeout,
-            trusted_proxies=settings.trusted_proxies,
-            proxy_protocol=settings.proxy_protocol,
-        )
+        bounds: dict[str, Any] = {
+            field.name: getattr(settings, field.name) for field in fields(Limits) if hasattr(settings, field.name)
+        }
+        return Limits(**bounds | {"max_body": max(settings.max_body, settings.max_stream_body)})
 
     @property
     def table(self) -> RouteTable:

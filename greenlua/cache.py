@@ -74,10 +74,10 @@ class Cache:
         self.dev = settings.dev
         self.security = security
         self.compression = compression
-        self.store = Store(settings.cache_memory, self._dropped)
+        self.store = Store(settings.cache_memory, self._dropped, lambda: self.clock())
         self.flights = Flights(settings.slots, lambda: self.clock())
         self.routes = 0
-        self.hits = self.misses = self.coalesced = self.stale = self.stored = 0
+        self.misses = self.coalesced = self.stale = self.stored = 0
         self.refreshing = 0
         self._pages = pages
 
@@ -134,7 +134,7 @@ class Cache:
     def statistics(self) -> dict[str, int]:
         """``hits``, ``misses``, ``coalesced``, ``stale``, ``stored``, ``evicted`` since the start; ``entries``, their ``bytes``."""
         return {
-            "hits": self.hits,
+            "hits": self.store.hits,
             "misses": self.misses,
             "coalesced": self.coalesced,
             "stale": self.stale,
@@ -161,7 +161,7 @@ class CachedPage(Page):
         entry = self._find(environ, method, now)
         if entry is None:
             return None
-        self._count(entry)
+        self._cached.cache.store.hit(entry)
         return entry.answer(environ, method == "HEAD", now)
 
     def ready(self, environ: dict[str, Any], method: str) -> Answer | Ready | None:
@@ -170,7 +170,7 @@ class CachedPage(Page):
         entry = self._find(environ, method, now)
         if entry is None:
             return None
-        self._count(entry)
+        self._cached.cache.store.hit(entry)
         return entry.ready_at(environ, method == "HEAD", now)
 
     def at_once(self, environ: dict[str, Any], method: str) -> Ready | None:
@@ -179,7 +179,7 @@ class CachedPage(Page):
         entry = self._find(environ, method, now)
         if entry is None or entry.would_wait(environ):
             return None
-        self._count(entry)
+        self._cached.cache.store.hit(entry)
         return entry.ready_at(environ, method == "HEAD", now)
 
     def _find(self, environ: dict[str, Any], method: str, now: float) -> Entry | None:
@@ -188,11 +188,6 @@ class CachedPage(Page):
             return None
         entry = self.entries.get(rule.variant(environ))
         return entry if entry is not None and now < entry.fresh_until else None
-
-    def _count(self, entry: Entry) -> None:
-        cache = self._cached.cache
-        cache.hits += 1
-        cache.store.used(entry)
 
 
 class CachedRoute:
@@ -223,10 +218,10 @@ class CachedRoute:
             now = cache.clock()
             entry = cache.find(path, variant)
             if entry is not None and now < entry.gone_at:
-                cache.store.used(entry)
                 if now < entry.fresh_until:
-                    cache.hits += 1
+                    cache.store.hit(entry)
                 else:
+                    cache.store.used(entry)
                     cache.stale += 1
                     self._refresh(entry, now, environ, endpoint, params)
                 return entry.answer(environ, head, now)

@@ -2,7 +2,8 @@
 
 An answer that is kept may depend on nothing but its key: the path, the query (or the parameters the rule names), and the headers
 and cookies it names. So the handler is shown no other parameter and no other cookie, and an answer for which it looked at another
-header is not kept. Uses fields, answers.
+header is not kept. Nothing in a key is known only to the server: the HTTP front takes the same bytes for the same request
+(http/repeats.py). Uses fields, answers.
 """
 
 from __future__ import annotations

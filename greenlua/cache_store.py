@@ -6,6 +6,7 @@ Uses inline, answers, compression, security. Nothing here waits.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -40,7 +41,7 @@ class Entry(Prepared):
         size: bytes that it takes.
     """
 
-    __slots__ = ("fresh_until", "gone_at", "path", "refresh_at", "size", "store", "stored_at", "variant")
+    __slots__ = ("__weakref__", "fresh_until", "gone_at", "path", "refresh_at", "size", "store", "stored_at", "variant")
 
     def __init__(
         self,
@@ -75,6 +76,25 @@ class Entry(Prepared):
         """The same for the HTTP front."""
         return self.make_ready(environ, head, int(now - self.stored_at))
 
+    def stands(self) -> Callable[[], bool]:
+        """See `Prepared`. It is the same for a second at most, by its age."""
+        reference, store = weakref.ref(self), self.store
+        if store is None:
+            return lambda: False
+        until = min(self.fresh_until, self.stored_at + int(store.clock() - self.stored_at) + 1)
+
+        def stands() -> bool:
+            entry = reference()
+            if entry is None:
+                return False
+            store = entry.store
+            if store is None or store.clock() >= until:
+                return False
+            store.hit(entry)
+            return True
+
+        return stands
+
     def grown(self, size: int) -> None:
         """It is kept in one more coding."""
         if self.store is not None:
@@ -87,22 +107,30 @@ class Store:
     Args:
         limit: bytes that all of them may take.
         dropped: told of each that is dropped.
+        clock: the cache's.
 
     Attributes:
         size: bytes that they take.
+        hits: how often one was given while it was fresh.
         evicted: how many were dropped for want of room.
         used: moves an entry to the end of the order. PERF: without a wrapper.
     """
 
-    def __init__(self, limit: int, dropped: Callable[[Entry], None]) -> None:
+    def __init__(self, limit: int, dropped: Callable[[Entry], None], clock: Callable[[], float]) -> None:
         self.limit = limit
+        self.clock = clock
         self._dropped = dropped
         self._order: OrderedDict[Entry, None] = OrderedDict()
         self.used = self._order.move_to_end
-        self.size = self.evicted = 0
+        self.size = self.hits = self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._order)
+
+    def hit(self, entry: Entry) -> None:
+        """One is given that is fresh."""
+        self.hits += 1
+        self.used(entry)
 
     def takes(self, entry: Entry) -> bool:
         """Whether it is small enough to be kept."""

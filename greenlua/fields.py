@@ -47,6 +47,7 @@ class RequestIds:
 
     def __init__(self) -> None:
         self._prefix = uuid.uuid4().hex[:16]
+        self._line = f"X-Request-ID: {self._prefix}-".encode()
         self._count = 0
 
     def of(self, environ: dict[str, Any]) -> str:
@@ -55,6 +56,18 @@ class RequestIds:
             return str(given)
         self._count += 1
         return f"{self._prefix}-{self._count:x}"
+
+    def lines(self, environ: dict[str, Any]) -> Callable[[], bytes]:
+        """A function that gives, for each request that is the same as one that was named, the header with its name."""
+        name = environ["greenlua.request_id"]
+        if name != environ.get("HTTP_X_REQUEST_ID"):
+            return self._next_line
+        line = f"X-Request-ID: {name}\r\n".encode()
+        return lambda: line
+
+    def _next_line(self) -> bytes:
+        self._count += 1
+        return b"%b%x\r\n" % (self._line, self._count)
 
 
 class Fields:

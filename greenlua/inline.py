@@ -5,6 +5,7 @@ One `Lane` per load of an app. Uses security, answers, conditional, codings, com
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -17,6 +18,10 @@ from greenlua.security import Headers, Policy, Security
 
 AGELESS = -1  # in place of the age of an answer that was not kept from an earlier request
 _OF_A_BODY = frozenset(("content-type", "content-length", "content-encoding"))
+
+
+def _always() -> bool:
+    return True
 
 
 class Page:
@@ -112,8 +117,13 @@ class Prepared:
         form = self._form(environ, age)
         if "HTTP_IF_NONE_MATCH" in environ and form._is_unchanged(environ):
             lines = form._lines_unchanged or form._write_unchanged()
-            return STATUS_LINES[304], f"{lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"", True
-        return form._status, f"{form._lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"" if head else form.body, True
+            return STATUS_LINES[304], f"{lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"", self
+        return form._status, f"{form._lines}X-Request-ID: {environ[REQUEST_ID]}\r\n", b"" if head else form.body, self
+
+    def stands(self) -> Callable[[], bool]:
+        """A function that says, when a request comes again that has just been answered, whether the answer is the same, and counts
+        it as given if it is. It does not keep this alive."""
+        return _always
 
     def would_wait(self, environ: dict[str, Any]) -> bool:
         """Whether this client's coding is still to be made, which may take a while."""

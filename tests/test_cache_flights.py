@@ -15,9 +15,12 @@ CACHED = 'app:get("/x", { cache = 60 }, count)'
 
 
 def crowd(api: CacheSite, number: int, target: str = "/x") -> list[Any]:
-    """So many requests at once, of which one is in the handler and the others wait for it."""
+    """So many requests at once, of which the first is in the handler and the others wait for it."""
     api.ask("/hold")
-    greenlets = [api.spawn(target) for _ in range(number)]
+    misses = api.figures("misses")[0]
+    greenlets = [api.spawn(target)]
+    api.until(lambda: api.figures("misses")[0] > misses)
+    greenlets += [api.spawn(target) for _ in range(number - 1)]
     api.until(lambda: api.figures("misses", "coalesced")[1] + 1 >= number and api.app.load().pool.in_use)
     return greenlets
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -37,6 +38,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.purged: list[tuple[float, str, bool]] = []
         self.made: dict[tuple[str, str, str], list[tuple[float, int]]] = {}
         self.pages: dict[str, Page] = {}
+        self.standing: dict[Any, tuple[Callable[[], bool], Any]] = {}
         given = Settings(cache_memory=MEMORY)
         self.cache = Cache(given, self.pages, Security(given.security_headers), lambda: self.now)
         options = {"cache": {"ttl": TTL, "stale": STALE, "query": ["page"], "vary": ["accept-language"]}}
@@ -70,6 +72,10 @@ class CacheMachine(RuleBasedStateMachine):
             environ["HTTP_ACCEPT_LANGUAGE"] = language
         before = self.runs
         page = self.pages.get(path)
+        asked = (path, query, language, method)
+        if asked in self.standing and self.standing[asked][0]():
+            assert page is not None
+            assert page.answer(environ, method) == self.standing[asked][1], "an answer that does not stand any more"
         answer = page.answer(environ, method) if page is not None else None
         inline = answer is not None
         if answer is None:
@@ -91,6 +97,10 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.runs == before + 1
         else:
             assert status == "200 OK"
+        page = self.pages.get(path)
+        ready: Any = page.at_once(environ, method) if page is not None else None
+        if page is not None and ready is not None:
+            self.standing[asked] = ready[3].stands(), page.answer(environ, method)
         gevent.sleep(0)  # a refresh runs
         assert self.cache.refreshing == self.coming == 0
 

@@ -29,29 +29,46 @@ app:get("/purge", function() return { app:purge("/kept") } end)
 app:get("/figures", function() return figures() end)
 return app
 """
-# Counts the answers that were ready in the hub, which no client can see.
+# Counts the answers that were ready in the hub, and those that stood, which no client can see.
 EXTENSION = """
 from greenlua.app import LuaApp
 
 def setup(app):
-    entry, counted = LuaApp.__call__, [0]
-    in_hub = entry.in_hub
+    entry, counted, repeated = LuaApp.__call__, [0], [0]
+    in_hub, repeat = entry.in_hub, entry.repeat
 
     def count(self, environ, done):
         answer = in_hub(self, environ, done)
         counted[0] += isinstance(answer, tuple)
         return answer
 
-    entry.in_hub = count
-    app.expose("figures", lambda: app.load().cache.statistics() | {"at_once": counted[0]})
+    def count_repeats(self, environ, ready):
+        lines, again = repeat(self, environ, ready)
+
+        def counting():
+            own = again()
+            counted[0] += own is not None
+            repeated[0] += own is not None
+            return own
+
+        return lines, counting
+
+    entry.in_hub, entry.repeat = count, count_repeats
+    app.expose("figures", lambda: app.load().cache.statistics() | {"at_once": counted[0], "repeated": repeated[0]})
 """
 
 
-@pytest.fixture
-def server(write: Write) -> Iterator[ServerProcess]:
+@pytest.fixture(params=["with a log", "without"])
+def server(write: Write, request: Any) -> Iterator[ServerProcess]:
     path = write(APP)
     write(EXTENSION, "at_once_figures.py")
-    with serve(path, "--extend", "at_once_figures", environ={"PYTHONPATH": str(path.parent)}) as server:
+    with serve(
+        path,
+        "--extend",
+        "at_once_figures",
+        *(["--quiet"] if request.param == "without" else []),
+        environ={"PYTHONPATH": str(path.parent)},
+    ) as server:
         yield server
 
 
@@ -72,7 +89,10 @@ class Client:
         return json.loads(content) if kind == "application/json" else content.decode(), answer.headers
 
     def at_once(self) -> int:
-        return int(self.get("/figures")[0]["at_once"])
+        return int(self.figure("at_once"))
+
+    def figure(self, name: str) -> int:
+        return int(self.get("/figures")[0][name])
 
 
 def test_each_answer_has_an_id_of_its_own(server: ServerProcess) -> None:
@@ -80,6 +100,23 @@ def test_each_answer_has_an_id_of_its_own(server: ServerProcess) -> None:
     ids = {client.get("/version")[1]["X-Request-ID"] for _ in range(10)}
     assert len(ids) == 10
     assert client.at_once() == 9  # before the first one, nothing is ready
+    assert client.figure("repeated") >= 3
+
+
+def test_a_client_may_name_its_requests_and_has_conditions(server: ServerProcess) -> None:
+    client = Client(server, **{"X-Request-ID": "mine"})
+    assert {client.get("/version")[1]["X-Request-ID"] for _ in range(10)} == {"mine"}
+    tag = client.get("/kept")[1]["ETag"]
+    for client, status in (
+        (Client(server, **{"If-None-Match": tag}), 304),
+        (Client(server, **{"If-None-Match": '"x"'}), 200),
+    ):
+        for _ in range(8):
+            client._connection.request("GET", "/kept", headers=client._headers)
+            answer = client._connection.getresponse()
+            assert (answer.status, len(answer.read()) > 0) == (status, status == 200)
+            assert answer.headers["ETag"] == tag
+    assert client.figure("repeated") >= 10
 
 
 def test_hits_and_the_age_are_counted(server: ServerProcess) -> None:
@@ -88,6 +125,7 @@ def test_hits_and_the_age_are_counted(server: ServerProcess) -> None:
         assert client.get("/kept")[0] == {"n": 1}
     figures = client.get("/figures")[0]
     assert (figures["hits"], figures["misses"], figures["at_once"]) == (9, 1, 9)
+    assert figures["repeated"] >= 3
     time.sleep(1.1)
     assert client.get("/kept")[1]["Age"] == "1"
 
@@ -106,6 +144,7 @@ def test_a_purge_and_the_end_of_its_time(server: ServerProcess) -> None:
     assert seen == sorted(seen)
     assert 4 <= len(set(seen)) <= 6
     assert client.at_once() > 100
+    assert client.figure("repeated") > 50
 
 
 def test_each_client_has_its_own(server: ServerProcess) -> None:
@@ -152,3 +191,4 @@ def test_a_reload_while_clients_ask(server: ServerProcess, write: Write) -> None
     assert wrong == []
     assert set(asked) >= {"1", "2", "3", "4", "5"}
     assert Client(server).at_once() > 100
+    assert Client(server).figure("repeated") > 50

@@ -20,15 +20,16 @@ from greenlua.http.heads import Heads
 from greenlua.http.limits import Limits
 from greenlua.http.poller import Poller
 from greenlua.http.proxy import Trust
-from greenlua.http.ready import Sent, direct_of, in_hub_of
+from greenlua.http.ready import Sent, direct_of, in_hub_of, repeat_of
 from greenlua.http.response import Response
 from greenlua.http.workers import Workers
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Any], Iterable[bytes]]
 Watcher = Callable[[Environ, Response | Sent, float], None]
-"""Called after each request with its environ, its answer and the seconds it took: the access log, a counter. One that never waits
-may say so with an attribute ``never_waits``; it is called in the hub too, for answers that are given there."""
+"""Called after each request with its environ, its answer and the seconds it took: the access log, a counter. One that never waits,
+and reads nothing in the environ that the application put there, may say so with an attribute ``never_waits``; it is called in the
+hub too, for answers that are given there."""
 
 
 def never_waits(watch: Watcher) -> bool:
@@ -93,6 +94,7 @@ class Front:
         self.application = application
         self.direct = direct_of(application)
         self.in_hub = in_hub_of(application) if watch is None or never_waits(watch) else None
+        self.repeat = repeat_of(application) if limits.keepalive_timeout > 0 else None
         self.limits = limits
         self.watch = watch
         self.heads = Heads()

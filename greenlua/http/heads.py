@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
+from greenlua.http.repeats import Repeated
+
 KNOWN_MAX, SIZE_MAX = 1024, 2048
 """Parts of a kind that are remembered, and the bytes of the largest; all kinds together take 20 MiB at most."""
 
@@ -58,10 +60,10 @@ class Heads:
     Attributes:
         blocks: from the version to the empty line: an environ in which only what the line says is missing, and the framing.
         lines: method and target: the entries of the environ that they are.
-        requests: whole heads to which there was a ready answer (ready.py), and the environ of each, which nobody has touched.
+        requests: whole heads to which there was a ready answer (ready.py).
     """
 
     def __init__(self) -> None:
         self.blocks: Again[tuple[dict[str, Any], Request]] = Again()
         self.lines: Again[dict[str, str]] = Again()
-        self.requests: Again[dict[str, Any]] = Again()
+        self.requests: Again[Repeated] = Again()

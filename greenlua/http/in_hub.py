@@ -20,6 +20,7 @@ from greenlua.http.deadlines import NEVER
 from greenlua.http.exchange import Exchange
 from greenlua.http.problem import Refusal
 from greenlua.http.ready import Direct, Pending, Ready, Sent
+from greenlua.http.repeats import Repeated
 from greenlua.http.request import parse
 from greenlua.http.response import JOIN_BOUND
 from greenlua.http.wire import CLOSED, IDLE, READ_SIZE, RUNNING, WOULD_BLOCK, ClientGone
@@ -58,8 +59,15 @@ class InHub(Exchange):
         # Behind a proxy the bytes do not say all.
         requests = front.heads.requests.known
         known = requests.get(data) if requests and not self.trusted else None
+        if known is not None:
+            if front.watch is not None:
+                self._began = time.perf_counter()
+            again = known.answer(self.clock.date)
+            if again is not None:
+                self._repeat(known, again)
+                return self._work is None
         try:
-            environ = known.copy() if known is not None else self._parse(data)
+            environ = known.environ.copy() if known is not None else self._parse(data)
             if environ is not None:
                 self.complete(environ)
         except Refusal:
@@ -79,8 +87,8 @@ class InHub(Exchange):
         except Exception:
             answer = None  # the same comes of `direct`, and the worker answers for it
         if isinstance(answer, tuple):
-            if known is None and answer[3] and not self.trusted and front.heads.requests.is_seen_again(data):
-                self._remember(data)
+            if answer[3] and not self.trusted:
+                self._remember(data, known, answer)
             self._give(answer)
         elif answer is not None:
             self._pending = answer
@@ -107,10 +115,26 @@ class InHub(Exchange):
             environ["wsgi.input"] = BytesIO(data[end:])
         return environ
 
-    def _remember(self, data: bytes) -> None:
-        untouched = self._parse(data)
-        if untouched is not None and untouched["wsgi.input"] is NO_BODY:
-            self.front.heads.requests.remember(data, untouched)
+    def _remember(self, data: bytes, known: Repeated | None, answer: Ready) -> None:
+        """The request when it comes the second time, and from the third on the answer too."""
+        front = self.front
+        if known is not None:
+            stands = front.repeat(self._environ, answer) if front.repeat is not None else None
+            if stands is not None:
+                lines, again = stands
+                known.keep(lines, self.clock.date, answer, again)
+        elif front.heads.requests.is_seen_again(data):
+            untouched = self._parse(data)
+            if untouched is not None and untouched["wsgi.input"] is NO_BODY:
+                front.heads.requests.remember(data, Repeated(untouched))
+
+    def _repeat(self, known: Repeated, data: bytes) -> None:
+        self._state = RUNNING
+        environ = told = None
+        if self.front.watch is not None:
+            environ, told = known.environ.copy(), known.sent(data)
+            self.complete(environ)
+        self._deliver(data, environ, told)
 
     def _done(self, answer: Ready | Direct) -> None:
         """Called by the application with what it owed: a ready answer, or what gives another one and may wait meanwhile."""
@@ -139,6 +163,10 @@ class InHub(Exchange):
             self._work = partial(self._ask, lambda environ: ready)
             return
         environ, self._environ = self._environ, None
+        self._deliver(data, environ, Sent(status, lines, len(body)) if self.front.watch is not None else None)
+
+    def _deliver(self, data: bytes, environ: Any, told: Sent | None) -> None:
+        """``told``: what who watches is told, if somebody does."""
         sent = 0
         try:
             sent = self._send(data)
@@ -146,14 +174,14 @@ class InHub(Exchange):
             pass
         except OSError:
             self.close()
-            self._tell(environ, _GONE)
+            self._tell(environ, told and _GONE)
             return
         if sent != len(data):
-            self._work = partial(self._send_rest, data[sent:], environ, Sent(status, lines, len(body)))
+            self._work = partial(self._send_rest, data[sent:], environ, told)
             return
         self._rest()
-        if self.front.watch is not None:
-            self._tell(environ, Sent(status, lines, len(body)))
+        if told is not None:
+            self._tell(environ, told)
 
     def _rest(self) -> None:
         """The request is answered, and the next one may come."""
@@ -163,10 +191,10 @@ class InHub(Exchange):
         else:
             self.hang_up()
 
-    def _tell(self, environ: dict[str, Any], sent: Sent) -> None:
+    def _tell(self, environ: Any, sent: Sent | None) -> None:
         """Who watches sees it."""
         watch = self.front.watch
-        if watch is not None:
+        if watch is not None and sent is not None:
             try:
                 watch(environ, sent, time.perf_counter() - self._began)
             except BaseException:
@@ -189,12 +217,12 @@ class InHub(Exchange):
         if self._state == RUNNING:
             self._rest()
 
-    def _send_rest(self, data: bytes, environ: dict[str, Any], sent: Sent) -> None:
+    def _send_rest(self, data: bytes, environ: Any, told: Sent | None) -> None:
         """Of an answer that the socket did not take whole."""
         try:
             self._transmit_slowly(memoryview(data))
         except ClientGone:
-            self._tell(environ, _GONE)
+            self._tell(environ, told and _GONE)
             raise
-        self._tell(environ, sent)
+        self._tell(environ, told)
         self._rest()

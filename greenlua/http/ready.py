@@ -1,13 +1,14 @@
 """Answers whose heads are written already: the short ways for an application that knows this front.
 
-An application class may give its ``__call__`` two attributes. ``direct``: a method that takes an environ, and gives either what
+An application class may give its ``__call__`` three attributes. ``direct``: a method that takes an environ, and gives either what
 PEP 3333 splits into two halves, (status, headers, iterable), or a `Ready` answer, of which every line was checked when it was
 written. PERF: a sixth of what an answer costs: no start_response, no look at each header. ``in_hub``: a method that is called in
 the hub with an environ and a function, and never waits. It gives a ready answer; or what is `Pending`, and calls the function
 later, in the hub, with a ready answer or with what a worker is to call in place of ``direct``; or None: ``direct`` is to be asked,
-with the same environ. Used by front.py, exchange.py, in_hub.py and such applications; uses header_lines.py. Rules: they hang on
-``__call__`` itself, and not on the object, so that a wrapper around the application, or a subclass with a ``__call__`` of its own,
-is never passed by; the answer is the same by all ways.
+with the same environ. ``repeat``: a method that gets an environ and the ready answer that ``in_hub`` gave to it, and says what of
+that stands when the very same request comes again. Used by front.py, exchange.py, in_hub.py and such applications; uses
+header_lines.py. Rules: they hang on ``__call__`` itself, and not on the object, so that a wrapper around the application, or a
+subclass with a ``__call__`` of its own, is never passed by; the answer is the same by all ways.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any, Protocol
 from greenlua.http import header_lines
 from greenlua.http.header_lines import ApplicationError
 
-Ready = tuple[str, str, bytes, bool]
+Ready = tuple[str, str, bytes, object]
 """Status ("200 OK"), its head as text from the status line on, with Content-Length where there is one and without the empty
-line, the body, and whether ``in_hub`` will likely have a ready answer when the very same request comes again. The front adds
-Date and Connection."""
+line, the body, and what the answer stands on: true if ``in_hub`` will likely have a ready answer when the very same request comes
+again; what it is, only the application must know. The front adds Date and Connection."""
 
 Whole = tuple[str, list[tuple[str, str]], Iterable[bytes]]
 """What PEP 3333 splits into start_response and a result."""
@@ -38,6 +39,13 @@ class Pending(Protocol):
 
 
 InHub = Callable[[dict[str, Any], Callable[[Ready | Direct], None]], Ready | Pending | None]
+
+Again = Callable[[], bytes | None]
+"""Called when the very same request has come again. It gives the lines of the answer's head that are this request's own, with
+their ends, for an answer that is the same but for them; or None: the application is to be asked. Called in the hub, never waits."""
+
+Repeat = Callable[[dict[str, Any], Ready], tuple[str, Again] | None]
+"""Gives the head without the lines that are this request's own, which were its last ones; None: nothing of it stands."""
 
 _OF_THE_FRONT = frozenset(("connection", "date", "transfer-encoding"))
 
@@ -63,6 +71,11 @@ def in_hub_of(application: Any) -> InHub | None:
     return _short_way(application, "in_hub")
 
 
+def repeat_of(application: Any) -> Repeat | None:
+    """What says which answers stand, if there is one."""
+    return _short_way(application, "repeat")
+
+
 def _short_way(application: Any, name: str) -> Any:
     entry: Any = getattr_static(type(application), "__call__", None)
     method = getattr(entry, name, None)
@@ -72,14 +85,17 @@ def _short_way(application: Any, name: str) -> Any:
 class Sent:
     """A ready answer that was sent, for those who watch: they see what they see of a `Response`."""
 
-    __slots__ = ("_lines", "body_sent", "status")
+    __slots__ = ("_head", "body_sent", "status")
 
-    def __init__(self, status: str, lines: str, body_sent: int) -> None:
+    def __init__(self, status: str, head: str | bytes, body_sent: int) -> None:
+        """``head``: its lines as text, or as bytes with all that follows."""
         self.status = status
         self.body_sent = body_sent
-        self._lines = lines
+        self._head = head
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        pairs = [line.partition(": ") for line in self._lines.split("\r\n")[1:-1]]
+        head = self._head
+        lines = head if isinstance(head, str) else head[: head.index(b"\r\n\r\n") + 2].decode("latin-1")
+        pairs = [line.partition(": ") for line in lines.split("\r\n")[1:-1]]
         return [(name, value) for name, _, value in pairs]
