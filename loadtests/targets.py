@@ -30,6 +30,8 @@ TARGETS = (
     _against("granian-falcon", 1.0),
     _against("nginx-lua", 2.5, then=1.5),
     Target("an inline answer, against nginx's Lua", 1.8, ("inline", "greenlua"), ("inline", "nginx-lua"), 1.1),
+    Target("a prepared answer, against the same by Lua", 0.5, ("inline", "greenlua"), ("hello", "greenlua")),
+    Target("a kept answer, against the same by Lua", 0.5, ("cached", "greenlua"), ("hello", "greenlua")),
     Target("10,000 routes, against 10", 1.1, ("routes-10000", "greenlua"), ("routes-10", "greenlua")),
     Target("5,000 connections, against 50", 1.3, ("connections-5000", "greenlua"), ("connections-50", "greenlua")),
     _against("nginx-lua", 4.0, "json-100"),
