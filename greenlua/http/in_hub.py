@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from greenlua.http.body import NO_BODY
 from greenlua.http.deadlines import NEVER
 from greenlua.http.exchange import Exchange
+from greenlua.http.heads import SIZE_MAX
 from greenlua.http.problem import Refusal
 from greenlua.http.ready import Direct, Pending, Ready, Sent
 from greenlua.http.repeats import Repeated
@@ -58,14 +59,9 @@ class InHub(Exchange):
             return False  # the worker sees it too
         # Behind a proxy the bytes do not say all.
         requests = front.heads.requests.known
-        known = requests.get(data) if requests and not self.trusted else None
-        if known is not None:
-            if front.watch is not None:
-                self._began = time.perf_counter()
-            again = known.answer(self.clock.date)
-            if again is not None:
-                self._repeat(known, again)
-                return self._work is None
+        known = requests.get(data) if requests and len(data) <= SIZE_MAX and not self.trusted else None
+        if known is not None and self._repeat(known):
+            return self._work is None
         try:
             environ = known.environ.copy() if known is not None else self._parse(data)
             if environ is not None:
@@ -119,22 +115,28 @@ class InHub(Exchange):
         """The request when it comes the second time, and from the third on the answer too."""
         front = self.front
         if known is not None:
-            stands = front.repeat(self._environ, answer) if front.repeat is not None else None
-            if stands is not None:
-                lines, again = stands
-                known.keep(lines, self.clock.date, answer, again)
+            if front.repeat is not None:
+                known.keep(answer, self.clock.date, partial(front.repeat, self._environ, answer))
         elif front.heads.requests.is_seen_again(data):
             untouched = self._parse(data)
             if untouched is not None and untouched["wsgi.input"] is NO_BODY:
                 front.heads.requests.remember(data, Repeated(untouched))
 
-    def _repeat(self, known: Repeated, data: bytes) -> None:
+    def _repeat(self, known: Repeated) -> bool:
+        """Gives the answer that was given before, if it stands."""
+        watched = self.front.watch is not None
+        if watched:
+            self._began = time.perf_counter()
+        data = known.answer(self.clock.date)
+        if data is None:
+            return False
         self._state = RUNNING
         environ = told = None
-        if self.front.watch is not None:
+        if watched:
             environ, told = known.environ.copy(), known.sent(data)
             self.complete(environ)
         self._deliver(data, environ, told)
+        return True
 
     def _done(self, answer: Ready | Direct) -> None:
         """Called by the application with what it owed: a ready answer, or what gives another one and may wait meanwhile."""

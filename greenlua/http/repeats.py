@@ -8,6 +8,7 @@ only after the application was asked whether it still stands; large answers are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from greenlua.http.ready import Again, Ready, Sent
@@ -34,14 +35,19 @@ class Repeated:
         self._lines = self._body = b""
         self._again: Again | None = None
 
-    def keep(self, lines: str, date: str, ready: Ready, again: Again) -> None:
-        """Keeps what was answered. ``lines``: those of its head that stay the same, but for ``date``."""
-        body = ready[2]
-        if len(lines) + len(body) <= ANSWER_MAX:
-            self._lines = lines.encode("latin-1")
-            self._body = f"{date}\r\n".encode() + body
-            self._status, self._size = ready[0], len(body)
-            self._date, self._again = date, again
+    def keep(self, ready: Ready, date: str, repeat: Callable[[], tuple[str, Again] | None]) -> None:
+        """Keeps what is answered with a Date line, if the application says that it stands (`ready.Repeat`)."""
+        status, _, body, _ = ready
+        try:
+            stands = repeat()
+            if stands is not None and len(stands[0]) + len(body) <= ANSWER_MAX:
+                lines, self._again = stands
+                self._lines = lines.encode("latin-1")
+                self._body = f"{date}\r\n".encode() + body
+                self._status, self._size = status, len(body)
+                self._date = date
+        except Exception:  # as below
+            self._forget()
 
     def answer(self, date: str) -> bytes | None:
         """The whole answer, or None where the application is to be asked."""

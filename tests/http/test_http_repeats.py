@@ -158,13 +158,14 @@ def test_what_stands_on_nothing_is_asked_each_time() -> None:
     assert app.log == [ASKED] * 6
 
 
-def test_of_which_nothing_stands_after_all() -> None:
+@pytest.mark.parametrize("stands", [lambda: None, fails, lambda: ("\u20ac", fails), lambda: 5])
+def test_of_which_nothing_stands_after_all(stands: Any) -> None:
     class Changing(App):
         def __call__(self, environ: Any, start_response: Any) -> Any:
             raise AssertionError
 
         __call__.in_hub = App.in_hub  # type: ignore[attr-defined]
-        __call__.repeat = lambda self, environ, ready: None  # type: ignore[attr-defined]
+        __call__.repeat = lambda self, environ, ready: stands()  # type: ignore[attr-defined]
 
     app = Changing()
     with Serving(app) as server, server.connect() as client:
