@@ -1,17 +1,16 @@
 """CPU per request of the front against gevent's stock handler, and memory per idle connection.
 
-usage: python loadtests/front.py [--rounds 3] [--seconds 3] [--idle 5000]
+usage: python -m loadtests.front [--rounds 3] [--seconds 3] [--idle 5000]
 
 Both servers answer the same trivial WSGI application; wrk (64 keep-alive connections, 10 headers as a browser sends
 them) runs on another core, rounds interleaved. CPU is user and system time of the server process, over the requests
 that wrk counted. Memory is the growth of the process's resident set when the idle connections have each had an answer.
+Uses measure.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import resource
 import socket
 import statistics
@@ -20,17 +19,9 @@ import sys
 import time
 from typing import Any
 
-HEADERS = [
-    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "Accept-Language: en-US,en;q=0.5",
-    "Accept-Encoding: gzip, deflate, br",
-    "Cookie: session=0123456789abcdef; theme=dark",
-    "Cache-Control: max-age=0",
-    "DNT: 1",
-    "Sec-Fetch-Mode: navigate",
-    "Referer: http://localhost/",
-]
+from loadtests.measure import BROWSER, SERVER_CORE, Sample, pinned, raise_file_limit, sample
+
+CONNECTIONS = 64
 ANSWER = b'{"message":"Hello, world"}\n'
 _serial = 0
 
@@ -61,8 +52,7 @@ def serve(kind: str) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             super().__init__(sock, *rest)
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_file_limit()
     address = ("127.0.0.1", 0)
     if kind == "server":
         server = Server(address, application, backlog=4096)
@@ -75,22 +65,10 @@ def serve(kind: str) -> None:
 
 
 def start(kind: str) -> tuple[subprocess.Popen[str], int]:
-    command = [sys.executable, __file__, "--serve", kind]
-    if cores() > 1:
-        command = ["taskset", "-c", "0", *command]
+    command = [*pinned(SERVER_CORE), sys.executable, "-m", "loadtests.front", "--serve", kind]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     return process, int(process.stdout.readline())
-
-
-def cores() -> int:
-    return os.cpu_count() or 1
-
-
-def cpu_seconds(pid: int) -> float:
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int) -> int:
@@ -98,25 +76,10 @@ def resident_bytes(pid: int) -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def load(pid: int, port: int, seconds: float) -> tuple[float, float]:
-    """CPU microseconds per request, and requests per second."""
-    command = ["wrk", "-t1", "-c64", f"-d{seconds:g}s", *(part for header in HEADERS for part in ("-H", header))]
-    if cores() > 1:
-        command = ["taskset", "-c", "1", *command]
-    before = cpu_seconds(pid)
-    output = subprocess.run([*command, f"http://127.0.0.1:{port}/hello"], capture_output=True, text=True).stdout
-    used = cpu_seconds(pid) - before
-    counted = re.search(r"(\d+) requests in", output)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if not counted or not rate or "Non-2xx" in output:
-        raise SystemExit(f"wrk failed:\n{output}")
-    return used * 1e6 / int(counted[1]), float(rate[1])
-
-
 def idle_bytes(kind: str, connections: int) -> float:
     """Bytes of resident memory for each of `connections` idle keep-alive connections."""
     process, port = start(kind)
-    request = "\r\n".join(["GET /hello HTTP/1.1", "Host: localhost", *HEADERS, "", ""]).encode()
+    request = "\r\n".join(["GET /hello HTTP/1.1", "Host: localhost", *BROWSER, "", ""]).encode()
     clients: list[socket.socket] = []
 
     def connect(count: int) -> None:
@@ -149,26 +112,28 @@ def main() -> None:
     if options.serve:
         serve(options.serve)
         return
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_file_limit()
     kinds = ["stock", "handler", "server"]
     running = {kind: start(kind) for kind in kinds}
-    results: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    results: dict[str, list[Sample]] = {kind: [] for kind in kinds}
     try:
         for turn in range(options.rounds + 1):
             for kind, (process, port) in running.items():
-                result = load(process.pid, port, 1 if turn == 0 else options.seconds)
+                url = f"http://127.0.0.1:{port}/hello"
+                result = sample(process.pid, url, CONNECTIONS, 1 if turn == 0 else options.seconds, headers=BROWSER)
+                if result.errors:
+                    raise SystemExit(f"{kind}: {result.errors} errors")
                 if turn:
                     results[kind].append(result)
     finally:
         for process, _ in running.values():
             process.kill()
             process.wait()
-    stock = statistics.median(cpu for cpu, _ in results["stock"])
+    stock = statistics.median(one.cpu_us for one in results["stock"])
     names = {"stock": "pywsgi, stock handler", "handler": "pywsgi, this Handler", "server": "this Server"}
     for kind in kinds:
-        cpu = statistics.median(cpu for cpu, _ in results[kind])
-        rate = statistics.median(rate for _, rate in results[kind])
+        cpu = statistics.median(one.cpu_us for one in results[kind])
+        rate = statistics.median(one.rate for one in results[kind])
         print(f"{names[kind]:22} {cpu:6.1f} us CPU/request  {cpu / stock:6.1%} of stock  {rate:8.0f} requests/s")
     for kind in kinds if options.idle else []:
         print(f"{names[kind]:22} {idle_bytes(kind, options.idle) / 1024:6.1f} KB per idle connection ({options.idle})")

@@ -283,6 +283,17 @@ def test_a_page_without_its_marks_is_left_alone(page: str) -> None:
         report.replaced(page, "x", "table")
 
 
+@needs_wrk
+def test_the_front_is_measured_beside_the_stock_handler() -> None:
+    done = run("loadtests.front", "--rounds", "1", "--seconds", "1", "--idle", "20")
+    assert done.returncode == 0, done.stderr
+    cpu, memory = done.stdout.splitlines()[:3], done.stdout.splitlines()[3:]
+    names = ["pywsgi, stock handler", "pywsgi, this Handler", "this Server"]
+    assert [line[:22].strip() for line in cpu] == [line[:22].strip() for line in memory] == names
+    assert "100.0% of stock" in cpu[0]
+    assert all(line.endswith("KB per idle connection (20)") for line in memory)
+
+
 # ------------------------------------------------------------ ablation.py
 
 
