@@ -139,7 +139,10 @@ class LuaApp:
         in_force = weakref.ref(life.ready)
 
         def again() -> bytes | None:
-            return line() if life.ready is in_force() and not falcon.has_middleware and stands() else None
+            serving = life.ready
+            if serving is None or serving is not in_force() or falcon.has_middleware or not stands():
+                return None
+            return line()
 
         return ready[1].removesuffix(f"X-Request-ID: {environ[REQUEST_ID]}\r\n"), again
 

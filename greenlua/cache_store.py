@@ -41,7 +41,18 @@ class Entry(Prepared):
         size: bytes that it takes.
     """
 
-    __slots__ = ("__weakref__", "fresh_until", "gone_at", "path", "refresh_at", "size", "store", "stored_at", "variant")
+    __slots__ = (
+        "__weakref__",
+        "_same_until",
+        "fresh_until",
+        "gone_at",
+        "path",
+        "refresh_at",
+        "size",
+        "store",
+        "stored_at",
+        "variant",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class Entry(Prepared):
         self.stored_at = stored_at
         self.fresh_until = self.refresh_at = stored_at + fresh
         self.gone_at = self.fresh_until + stale
+        self._same_until = stored_at
         self.size = ENTRY_SIZE + len(body) + sys.getsizeof(path) + _size_of(variant)
         # Twice: as pairs, and in the head that is written already.
         self.size += sum([HEADER_SIZE + 2 * (len(name) + len(value)) for name, value in headers])
@@ -74,14 +86,16 @@ class Entry(Prepared):
 
     def ready_at(self, environ: dict[str, Any], head: bool, now: float) -> Ready:
         """The same for the HTTP front."""
-        return self.make_ready(environ, head, int(now - self.stored_at))
+        age = int(now - self.stored_at)
+        self._same_until = self.stored_at + age + 1
+        return self.make_ready(environ, head, age)
 
     def stands(self) -> Callable[[], bool]:
-        """See `Prepared`. It is the same for a second at most, by its age."""
+        """See `Prepared`. The answer that was given last is the same for a second at most, by its age."""
         reference, store = weakref.ref(self), self.store
         if store is None:
             return lambda: False
-        until = min(self.fresh_until, self.stored_at + int(store.clock() - self.stored_at) + 1)
+        until = min(self.fresh_until, self._same_until)
 
         def stands() -> bool:
             entry = reference()

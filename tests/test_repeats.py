@@ -50,6 +50,13 @@ def repeat(app: Any, path: str, **headers: str) -> Any:
     return ready, *app.repeat(environ, ready)
 
 
+def collected(reference: Any) -> None:
+    with gevent.Timeout(20):
+        while reference() is not None:
+            gevent.sleep(0.02)
+            gc.collect()
+
+
 @pytest.mark.parametrize("path", STANDING)
 @pytest.mark.parametrize("headers", [{}, {"If_None_Match": "*"}, {"Accept_Encoding": "gzip"}])
 def test_what_stands_is_what_is_answered_but_for_the_id(app: Any, path: str, headers: dict[str, str]) -> None:
@@ -86,7 +93,10 @@ def test_it_stands_until_the_app_is_reloaded_or_stopped(app: Any, path: str) -> 
     ask(app, path)
     *_, again = repeat(app, path)
     assert again() is not None
+    serving = weakref.ref(app.load())
     app.stop(1)
+    assert again() is None
+    collected(serving)
     assert again() is None
 
 
@@ -114,6 +124,25 @@ def test_a_purge_is_seen_at_once_and_uses_are_counted(app: Any) -> None:
     assert cache.statistics()["hits"] == hits + 5
 
 
+@pytest.mark.parametrize("between", [0.0, 0.2])
+def test_it_stands_while_its_age_is_the_same(app: Any, between: float) -> None:
+    cache = app.load().cache
+    (entry,) = cache.store._order
+    now = entry.stored_at
+    cache.clock = lambda: now
+    for age in range(60):
+        now = entry.stored_at + age + 0.9
+        environ = environ_of("/kept")
+        ready = ask_in_hub(app, environ)
+        assert f"\r\nAge: {age}\r\n" in ready[1]
+        now += between  # the time may pass while it is asked
+        _, again = app.repeat(environ, ready)
+        assert (again() is not None) is (between == 0)
+        now = entry.stored_at + age + 1
+        assert again() is None
+    assert ask_in_hub(app, environ_of("/kept"))[1].count("Age") == 0  # it is over, and there is a new one
+
+
 def test_what_is_asked_for_again_is_not_the_first_to_go(app: Any) -> None:
     cache = app.load().cache
     *_, again = repeat(app, "/kept")
@@ -128,14 +157,12 @@ def test_which_answers_stand(app: Any) -> None:
         assert bool(len(ask(app, path)) > 3 and ask(app, path)[3]) is stands, path
 
 
-def test_what_is_never_asked_for_again_holds_neither_answer_nor_vm(app: Any) -> None:
+def test_what_is_never_asked_for_again_holds_neither_cache_nor_vm(app: Any) -> None:
     held = [repeat(app, path) for path in STANDING for _ in range(2)]
     held = [(lines, again) for _, lines, again in held]
     serving = weakref.ref(app.load())
     entry = weakref.ref(next(iter(app.load().cache.store._order)))
     app.reload()
-    with gevent.Timeout(20):
-        while serving() is not None or entry() is not None:
-            gevent.sleep(0.02)
-            gc.collect()
+    collected(serving)
+    collected(entry)
     assert [again() for _, again in held] == [None] * 4

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from greenlua.http.repeats import Repeated
 
 KNOWN_MAX, SIZE_MAX = 1024, 2048
-"""Parts of a kind that are remembered, and the bytes of the largest; all kinds together take 32 MiB at most, answers among them."""
+"""Parts of a kind that are remembered, and the bytes of the largest; all kinds together take 48 MiB at most, answers among them."""
 
 SEEN_MAX = 4096
 

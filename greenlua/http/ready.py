@@ -97,5 +97,6 @@ class Sent:
     def headers(self) -> list[tuple[str, str]]:
         head = self._head
         lines = head if isinstance(head, str) else head[: head.index(b"\r\n\r\n") + 2].decode("latin-1")
-        pairs = [line.partition(": ") for line in lines.split("\r\n")[1:-1]]
+        # Nor is a Date among what others that were sent say of themselves.
+        pairs = [line.partition(": ") for line in lines.split("\r\n")[1:-1] if not line.startswith("Date: ")]
         return [(name, value) for name, _, value in pairs]
