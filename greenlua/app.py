@@ -135,14 +135,12 @@ class LuaApp:
         assert isinstance(basis, Prepared)
         assert ids is not None
         stands, line = basis.stands(), ids.lines(environ)
-        # What may never be asked again must not hold the VM of an app that has been reloaded.
-        in_force = weakref.ref(life.ready)
+        in_force = weakref.ref(life.ready)  # this may never be called again, and must not hold a VM
 
         def again() -> bytes | None:
-            serving = life.ready
-            if serving is None or serving is not in_force() or falcon.has_middleware or not stands():
-                return None
-            return line()
+            serving = life.ready  # None when it has stopped, and so is what was in force
+            stays = serving is not None and serving is in_force() and not falcon.has_middleware
+            return line() if stays and stands() else None
 
         return ready[1].removesuffix(f"X-Request-ID: {environ[REQUEST_ID]}\r\n"), again
 
