@@ -156,7 +156,7 @@ class VM:
                 b"unknown_fields": unknown_fields.encode(),
                 b"look": meter.look,
                 b"saw": meter.saw,
-                b"used": self.used,
+                b"used": lambda: self.used(),  # else what Lua holds would hold Lua
                 b"version": greenlua.__version__.encode(),
                 b"utf8_fault": _utf8_fault,
                 b"getenv": self._fitting(_getenv),
@@ -340,15 +340,13 @@ class VM:
     def _fitting(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """A permanent callable whose result is pushed only where there is room; otherwise it gives nil and why."""
 
-        used = self.used
-
         def fitting(*arguments: Any) -> Any:
             result = call(*arguments)
             kind = type(result)
             if kind is not bytes and kind is not tuple:
                 return result
             size = len(result) if kind is bytes else _size_of(result)
-            if used() + size + CALLABLE_MARGIN <= self._memory_limit:  # PERF: the same as below, for nearly all
+            if self.used() + size + CALLABLE_MARGIN <= self._memory_limit:  # PERF: the same as below, for nearly all
                 return result
             if self.has_room(size, CALLABLE_MARGIN):
                 return result

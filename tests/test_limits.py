@@ -64,6 +64,28 @@ COMPUTING = {
     "a thrown response": f"while true do pcall(function() {LOOP} end) error(response.text('survived')) end",
     "a response in the end": f"pcall(function() {LOOP} end) return response.text('survived')",
     "a time-out": f"timeout(60, function() {LOOP} end)",
+    # Where calls have filled the stack no hook can be called, and many levels may catch what is raised.
+    "pcall in itself": "local function r() while true do pcall(r) end end r()",
+    "xpcall in itself": "local function r() while true do xpcall(r, function() return 'x' end) end end r()",
+    "xpcall with itself": "local function r() while true do xpcall(r, r) end end r()",
+    "pcall and calls in themselves": "local function r() return pcall(r) and 1 or r() + 1 end while true do pcall(r) end",
+    "coroutines in themselves": "local function f() while true do pcall(coroutine.wrap(f)) end end f()",
+    "a tree of coroutines": f"local function f(n) if n == 0 then {LOOP} end"
+    " for i = 1, 10 do pcall(coroutine.wrap(f), n - 1) end end f(12)",
+    "many coroutines that each go on": f"local function n(d) if d == 0 then {LOOP} end"
+    " coroutine.wrap(function() while true do pcall(n, d - 1) end end)() end n(50)",
+    "tostring in itself": "local mt = {} local function r() return pcall(tostring, setmetatable({}, mt)) end"
+    " mt.__tostring = function() while true do r() end end r()",
+    "table.sort in itself": "local function r() table.sort({ 2, 1 }, function() while true do pcall(r) end end) end"
+    " while true do pcall(r) end",
+    "gsub in itself": "local function r() while true do pcall(string.gsub, 'a', 'a', r) end end r()",
+    "an index in itself": "local t t = setmetatable({}, { __index = function(_, k)"
+    " while true do pcall(function() return t[k] end) end end }) return t.x",
+    "print in itself": "local x x = setmetatable({}, { __tostring = function() while true do print(x) end end }) print(x)",
+    "a timeout in itself": "local function f() while true do pcall(timeout, 1, f) end end f()",
+    # Names of chunks that are never stopped.
+    "a name of ours": f"return load('{LOOP}', '=[greenlua] engine.lua')()",
+    "a name of C": f"return load('{LOOP}', '=[C]')()",
     "logging": f"log.info(setmetatable({{}}, {{ __tostring = function() {LOOP} end }})) return 'survived'",
 }
 CLOSING = {
@@ -73,6 +95,11 @@ CLOSING = {
     "a <close> value of a failure": f"local x <close> = {EVIL} error('x')",
     "a closed coroutine": f"local co = coroutine.create(function() local x <close> = {EVIL} coroutine.yield() end)"
     " coroutine.resume(co) pcall(coroutine.close, co) return 'survived'",
+    "a <close> value with an error of its own": "local function r()"
+    " local x <close> = setmetatable({}, { __close = function() error('other') end }) while true do pcall(r) end end r()",
+    "closed coroutines in themselves": "local function f() while true do local co = coroutine.create(function()"
+    " local x <close> = setmetatable({}, { __close = function() f() end }) coroutine.yield() end)"
+    " coroutine.resume(co) coroutine.close(co) end end f()",
     "a generic for with a closing value": f"for _ in function() error('x') end, nil, nil, {EVIL} do end",
 }
 

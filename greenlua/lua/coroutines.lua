@@ -77,7 +77,7 @@ if close then
   function coroutines.close(co)
     local why = check_thread(co, "close")
     if why then raise(why) end
-    return close(co)
+    return seen(close(co))
   end
 end
 

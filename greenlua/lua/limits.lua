@@ -8,7 +8,7 @@ local collectgarbage, error, newproxy, pcall, setmetatable, type, xpcall =
   collectgarbage, error, newproxy, pcall, setmetatable, type, xpcall
 local abs, max = math.abs, math.max
 local jit, running = jit, coroutine.running -- jit is gone when the prelude has been loaded
-local MEMORY_TEXT = string.format("not enough memory: the VM may hold %d MiB (setting memory_limit)", host.memory_limit / 1048576)
+local MEMORY_TEXT = string.format("not enough memory: the VM may hold %.0f MiB (setting memory_limit)", host.memory_limit / 1048576)
 local format, gmatch, sub = string.format, string.gmatch, string.sub
 local gethook, getinfo, sethook = debug.gethook, debug.getinfo, debug.sethook
 local place, raise, trace = prelude.errors.place, prelude.errors.raise, prelude.errors.trace
@@ -130,18 +130,53 @@ local function clear()
   return over
 end
 
--- What pcall and its like gave. An allocation that failed is not for user code to catch: others need the memory too.
+-- What pcall and its like gave. Nothing is for user code to catch past a limit, or each of the calls that stand inside one another could
+-- go on for a while; nor is an allocation that failed: others need the memory too. Where calls have filled the stack the hook cannot
+-- be called, and that is an error which user code may catch for ever: so each one that it catches is a reason to look at the clock.
 local function seen(ok, ...)
-  if not ok and not state.over and is_out_of_memory((...)) then stop(MEMORY_TEXT) end
+  if ok then return ok, ... end
+  if state.over then error(state.over.message, 0) end
+  if is_out_of_memory((...)) then
+    stop(MEMORY_TEXT)
+  elseif host.cpu_limit > 0 then
+    tick()
+  end
+  if state.over then error(state.over.message, 0) end
   return ok, ...
 end
 
-local function pcall_limited(f, ...) return seen(pcall(f, ...)) end
+-- Calls of pcall that stand inside one another, in a coroutine: C has room for little more, and where Lua finds some again after an error
+-- (5.4 does) each error that passes through them takes as long as there are levels of the stack.
+local PCALLS_MAX, TOO_DEEP = 180, "C stack overflow: calls of pcall inside one another"
+local MAIN = {} -- in place of the main coroutine, for which LuaJIT has no name
+local depths = setmetatable({}, { __mode = "k" }) -- coroutine -> how many there are
+
+local function left(co, depth, ...)
+  depths[co] = depth
+  return seen(...)
+end
+
+-- The coroutine and how many there are in it; nil when there is no room for another one.
+local function enter()
+  local co = running() or MAIN
+  local depth = depths[co] or 0
+  if depth >= PCALLS_MAX then return nil end
+  depths[co] = depth + 1
+  return co, depth
+end
+
+local function pcall_limited(f, ...)
+  local co, depth = enter()
+  if not co then return seen(false, TOO_DEEP) end
+  return left(co, depth, pcall(f, ...))
+end
 
 -- The handler is not asked past a limit: it would run inside the hook, where nothing can stop it.
 local function xpcall_limited(f, handler, ...)
   if type(handler) ~= "function" then raise("xpcall takes two functions; the second is a %s", type(handler)) end
-  return seen(xpcall(f, function(value)
+  local co, depth = enter()
+  if not co then return seen(false, TOO_DEEP) end
+  return left(co, depth, xpcall(f, function(value)
     if is_out_of_memory(value) and not state.over then stop(MEMORY_TEXT) end
     if state.over then return value end
     return handler(value)

@@ -50,7 +50,7 @@ end
 local function to_text(...)
   local values, parts = { ... }, {}
   for i = 1, select("#", ...) do
-    local ok, text = pcall(tostring, values[i])
+    local ok, text = limits.pcall(tostring, values[i])
     parts[i] = ok and type(text) == "string" and text or "?"
   end
   return concat(parts, "\t")
@@ -60,7 +60,7 @@ local function logger(level)
   return function(message, fields)
     local encoded = false
     if fields ~= nil then
-      local ok, text = pcall(prelude.json_encode.try_encode, fields) -- a metamethod of user code may fail in there
+      local ok, text = limits.pcall(prelude.json_encode.try_encode, fields) -- a metamethod of user code may fail in there
       encoded = ok and text or to_text(fields)
     end
     engine.log(level, to_text(message), encoded)
