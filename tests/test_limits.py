@@ -83,6 +83,8 @@ COMPUTING = {
     " while true do pcall(function() return t[k] end) end end }) return t.x",
     "print in itself": "local x x = setmetatable({}, { __tostring = function() while true do print(x) end end }) print(x)",
     "a timeout in itself": "local function f() while true do pcall(timeout, 1, f) end end f()",
+    "a lazy pattern": "return (('x'):rep(400000):find('x-b'))",
+    "parentheses without an end": "return (('('):rep(100000):find('%b()'))",
     # Names of chunks that are never stopped.
     "a name of ours": f"return load('{LOOP}', '=[greenlua] engine.lua')()",
     "a name of C": f"return load('{LOOP}', '=[C]')()",
@@ -592,6 +594,10 @@ return app"""
     assert any(
         "MiB (setting memory_limit) after collecting its garbage" in record.getMessage() for record in caplog.records
     )
+
+
+def test_the_limit_may_be_any_number_of_bytes(write: Write, lua: str) -> None:
+    assert evaluate(write, lua, "return 'well'", memory_limit=100_000_001).get("/").text == "well"
 
 
 def test_statistics_say_what_the_vm_holds(write: Write, lua: str) -> None:

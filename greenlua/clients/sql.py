@@ -43,8 +43,8 @@ class _Transaction:
         self.lost = False  # a statement in it was cancelled
 
 
-def open_database(url_text: str, places: int, timeout: float, folder: Path) -> Database:
-    """The database of a URL; nothing is connected.
+def open_database(url_text: str, places: int, timeout: float, folder: Path, sandbox: bool) -> Database:
+    """The database of a URL; nothing is connected. ``sandbox``: statements reach no other files.
 
     Raises:
         ConfigurationError: no such database, or its driver is missing. Never shows the URL, which may hold a password.
@@ -66,7 +66,7 @@ def open_database(url_text: str, places: int, timeout: float, folder: Path) -> D
     if kind == "sqlite" and driver in ("", "pysqlite"):
         from greenlua.clients.sql_sqlite import SQLite
 
-        return SQLite(url, places, folder)
+        return SQLite(url, places, folder, sandbox)
     if kind in ("postgresql", "postgres") and driver in ("", "psycopg"):
         from greenlua.clients.sql_postgresql import PostgreSQL
 
@@ -87,7 +87,9 @@ class Client:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._timeout = settings.sql_timeout
-        self._database = open_database(settings.sql_url, settings.sql_pool, settings.sql_timeout, folder)
+        self._database = open_database(
+            settings.sql_url, settings.sql_pool, settings.sql_timeout, folder, settings.sandbox
+        )
         # In front of the pool, so that who waits for a connection waits for his turn, and without a lock of the pool.
         self._places = Semaphore(self._database.places)
         self._transactions: dict[int, _Transaction] = {}

@@ -34,13 +34,14 @@ class SQLite(Database):
     LEAVES_RUNNING = False
     driver_error = (sqlite3.Error, sqlite3.Warning)
 
-    def __init__(self, url: URL, places: int, folder: Path) -> None:
+    def __init__(self, url: URL, places: int, folder: Path, sandbox: bool) -> None:
         if url.host or url.username or url.password or url.port:
             raise ConfigurationError(
                 "the setting sql_url: a file of SQLite has three slashes in front: sqlite:///app.db in the app's folder,"
                 " four when it begins at the root"
             )
         self.read = reader(":{}", percents=False)
+        self._sandbox = sandbox
         self._file, self._options = _place_of(url, folder)
         memory = self._file == ":memory:" or "mode=memory" in self._file
         self.places = 1 if memory else places
@@ -64,6 +65,8 @@ class SQLite(Database):
                 connection.close()
                 raise  # when it is busy, sql.py tries again
         connection.set_progress_handler(self._give_way, STEPS)
+        if self._sandbox:
+            connection.set_authorizer(_allow)
         return connection
 
     def _give_way(self) -> int:
@@ -134,6 +137,8 @@ class SQLite(Database):
         return _code(error) == sqlite3.SQLITE_BUSY
 
     def explain(self, error: Exception) -> str:
+        if _code(error) == sqlite3.SQLITE_AUTH:
+            return "the sandbox does not let statements reach other files (setting sandbox)"
         if _code(error) == sqlite3.SQLITE_CANTOPEN:
             return f"{error}: {self._file}"
         return str(error)
@@ -141,6 +146,11 @@ class SQLite(Database):
     def kind(self, error: Exception) -> type[DatabaseError]:
         # "no such table" and "syntax error" are OperationalErrors for Python's module, and ProgrammingErrors for its DB API.
         return ProgrammingError if _code(error) == sqlite3.SQLITE_ERROR else kind_of(error)
+
+
+def _allow(action: int, file: str | None, *more: str | None) -> int:
+    """What SQLite asks about each step of a statement that it reads. ATTACH and VACUUM INTO name a file, which for VACUUM is ""."""
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH and file != "" else sqlite3.SQLITE_OK
 
 
 def _code(error: Exception) -> int:

@@ -1,7 +1,9 @@
 -- A matcher of Lua patterns in Lua: what C's gives, but a hook can stop it. Each item of a pattern becomes a function that gives
 -- the end of a match of itself and all that follows, or nil; so nothing of the pattern is looked at twice. Uses errors, calls, patterns.
 
-local prelude = ...
+local prelude, host = ...
+
+if jit and host.sandbox then jit.off(true, true) end -- LuaJIT never calls a hook in what it has compiled
 
 local byte, find, match_raw, pcall, sub = string.byte, string.find, string.match, pcall, string.sub
 local raise = prelude.errors.raise

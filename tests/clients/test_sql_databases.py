@@ -33,6 +33,28 @@ def test_the_file_lies_in_the_folder_of_the_app(start: Any) -> None:
         assert file.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.parametrize("sandbox", [True, False])
+def test_statements_reach_no_other_file_in_the_sandbox(start: Any, sandbox: bool) -> None:
+    site = start("sqlite", sandbox=sandbox)
+    with closing(sqlite3.connect(site.folder / "other.db")) as other, other:
+        other.execute("create table t as select 'a secret' as x")
+    copy = site.folder / "copy.db"
+    for statement in (
+        f"attach '{site.folder}/other.db' as other",
+        f"vacuum into '{copy}'",
+        "attach (select '/tmp/x' || '.db') as y",
+        "attach ':memory:' as z",
+    ):
+        values, kind, message = site.outcome(f'sql.exec("{statement}") return "done"')
+        assert (values == ["done"]) is not sandbox, message
+        if sandbox:
+            assert kind == "DatabaseError"
+            assert "the sandbox does not let statements reach other files (setting sandbox)" in message
+    assert copy.exists() is not sandbox
+    site.run('sql.exec("vacuum") sql.exec("create temp table kept (a)") sql.insert("item", { name = "a" })')
+    assert site.run('return sql.one("select name from item").name') == ["a"]
+
+
 def test_a_long_statement_lets_others_run(start: Any) -> None:
     site = start("sqlite")
     long = (
