@@ -1,8 +1,10 @@
 """The channel to the Lua greenlet: many greenlets put, one drains in batches.
 
-Two lanes. New Calls wait in a bounded queue; those that find it full wait outside for a place, in turn. Everything about requests
-that are already inside (resumed operations, cancellations) goes through the other lane, which is never full: its length is bounded
-by the slots. A batch is up to ``maximum`` inner messages and then up to ``maximum`` Calls, so that neither lane starves the other.
+Three lanes. New Calls wait in a bounded queue; those that find it full wait outside for a place, in turn. Everything about requests
+that are already inside (resumed operations, cancellations) goes through a lane that is never full: its length is bounded by the
+slots. So does all about jobs (background work) through a third one, bounded by how many may run. A batch is up to ``maximum``
+inner messages, up to ``maximum`` Calls, and as many messages about jobs as Calls, or one: no lane starves another, and those who
+have a client do not wait for more than one job each.
 
 Nobody waits in `put`: who put a Call waits on its slot in any case, for an answer or for a refusal. PERF: so to wait for a place
 is an entry in a list, where thousands of waiters with a timer each cost more than the requests. Bounded by the slots, too.
@@ -32,6 +34,7 @@ class Channel:
         self._calls: deque[Call] = deque()
         self._outside: deque[tuple[float, Call]] = deque()  # with the time until which they wait
         self._inner: deque[Inner] = deque()
+        self._jobs: deque[Inner] = deque()
         self._hub = get_hub()
         self._reader: Callable[[], Any] | None = None  # switches to the Lua greenlet, while that waits in drain
         self._woken = False
@@ -58,6 +61,12 @@ class Channel:
     def post(self, message: Inner) -> None:
         """Queues a message about a request that is inside."""
         self._inner.append(message)
+        if self._reader is not None:
+            self._rouse()
+
+    def post_job(self, message: Inner) -> None:
+        """Queues a message about a job: that it shall begin, or is not wanted any more. They keep their order."""
+        self._jobs.append(message)
         if self._reader is not None:
             self._rouse()
 
@@ -98,9 +107,9 @@ class Channel:
         PERF: in that turn the answers of the batch before leave, while what they are made of is still in the processor's caches,
         and new requests come in.
         """
-        calls, inner = self._calls, self._inner
+        calls, inner, jobs = self._calls, self._inner, self._jobs
         self._reader = getcurrent().switch
-        if calls or inner or self._woken:
+        if calls or inner or jobs or self._woken:
             self._rouse()
         try:
             self._hub.switch()
@@ -108,7 +117,10 @@ class Channel:
             self._reader = None
         self._woken = False
         batch: list[Message] = [inner.popleft() for _ in range(min(len(inner), maximum))]
-        batch += [calls.popleft() for _ in range(min(len(calls), maximum))]
+        taken = min(len(calls), maximum)
+        batch += [calls.popleft() for _ in range(taken)]
+        if jobs:
+            batch += [jobs.popleft() for _ in range(min(len(jobs), max(1, taken)))]
         while self._outside and len(calls) < self.capacity:
             calls.append(self._outside.popleft()[1])
         return batch
@@ -116,12 +128,12 @@ class Channel:
     # ------------------------------------------------------------ figures
 
     def statistics(self) -> dict[str, int]:
-        """``capacity``; Calls that wait now, ``waiting`` inside and ``waiting_outside``; inner messages ``waiting_inner``; Calls
-        ``refused`` since the start."""
+        """``capacity``; Calls that wait now, ``waiting`` inside and ``waiting_outside``; inner messages, and those about
+        jobs, ``waiting_inner``; Calls ``refused`` since the start."""
         return {
             "capacity": self.capacity,
             "waiting": len(self._calls),
             "waiting_outside": len(self._outside),
-            "waiting_inner": len(self._inner),
+            "waiting_inner": len(self._inner) + len(self._jobs),
             "refused": self._refused,
         }

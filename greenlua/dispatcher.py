@@ -129,8 +129,10 @@ class Dispatcher:
             if slot.state in (WAITING, EXPIRED, STREAMING, ABANDONED):
                 self._channel.post(Cancel(slot.index, slot.generation))
         for job in self._jobs.values():
-            self._channel.post(Cancel(job.index, job.generation))
-        self.inspect()  # comes behind them in the same lane
+            self._channel.post_job(Cancel(job.index, job.generation))
+        # Each comes behind them in its lane.
+        self.inspect()
+        self._pass(self._channel.post_job)
         self._operations.stop()
         if self._greenlet is not None:
             self._greenlet.kill()
@@ -385,6 +387,10 @@ class Dispatcher:
 
     def inspect(self, timeout: float = 1.0) -> dict[str, int]:
         """The VM's own figures (`VM.statistics`), asked for through the channel; empty when no answer came in time."""
+        return self._pass(self._channel.post, timeout)
+
+    def _pass(self, post: Callable[[Inspect], None], timeout: float = 1.0) -> dict[str, int]:
+        """The same through a lane."""
         answer: AsyncResult[dict[str, int]] = AsyncResult()
-        self._channel.post(Inspect(answer))
+        post(Inspect(answer))
         return answer.wait(timeout) or {}

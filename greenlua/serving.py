@@ -140,7 +140,11 @@ class Serving:
         self._open_lane(settings, schemas, standing, compression)
         self.dispatcher = Dispatcher(self.vm, self.channel, self.pool, self.operations, settings.batch_max, self.meter)
         self.background = Background(
-            self.vm.jobs(), self.channel.post, settings.request_timeout, self._claim, lambda: bool(settings.store_url)
+            self.vm.jobs(),
+            self.channel.post_job,
+            settings.request_timeout,
+            self._claim,
+            lambda: bool(settings.store_url),
         )
         self.dispatcher.defer = self.background.defer
         self.dispatcher.on_death = self._died

@@ -192,6 +192,8 @@ def channel_on(make: Callable[[int], Any]) -> type[Channel]:
             self._posted.append(message)
             self.wake()
 
+        post_job = post
+
         def wake(self) -> None:
             self._rung = True
             if self._waiting and not self._queue.qsize():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from greenlua.channel import Channel
 from greenlua.errors import OverloadError
-from greenlua.messages import Call, Cancel
+from greenlua.messages import Call, Cancel, Job, Work
 from greenlua.slots import Slot
 
 
@@ -63,6 +63,24 @@ def test_neither_lane_starves_the_other(maximum: int) -> None:
         channel.post(Cancel(1000, 1)) if inner < 64 else None
         assert calls, "inner messages starve the Calls"
         assert inner, "Calls starve the inner messages"
+
+
+@pytest.mark.parametrize(("calls", "expected"), [(0, 1), (1, 1), (5, 5), (32, 32), (100, 32)])
+def test_a_batch_has_no_more_jobs_than_calls_or_one(calls: int, expected: int) -> None:
+    channel = Channel(1000)
+    for number in range(1, calls + 1):
+        channel.put(call(number), 1)
+    for index in range(1, 201):
+        channel.post_job(Work(Job(-index, -1, "x", {}, print)))
+    channel.post(Cancel(1000, 1))
+    assert channel.statistics()["waiting_inner"] == 201
+    batch = channel.drain(32)
+    assert [message.job.index for message in batch if isinstance(message, Work)] == [-i for i in range(1, expected + 1)]
+    assert len(batch) == 1 + min(calls, 32) + expected
+    taken = expected
+    while taken < 200:
+        taken += sum(isinstance(message, Work) for message in channel.drain(32))
+    assert channel.statistics()["waiting_inner"] == 0
 
 
 def test_who_finds_it_full_waits_outside_for_its_turn() -> None:
