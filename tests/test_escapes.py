@@ -66,7 +66,9 @@ ESCAPES = {
     "proxies": "for _, t in next, { json, response, log, greenlua, env, json.null } do"
     " if pcall(function() t.encode = 1 end) or getmetatable(t) == nil or type(getmetatable(t)) == 'table' or pcall(setmetatable, t, {})"
     " then return 'out' end end return 'in'",
-    "rawset on a proxy is the own folly": "return rawget(json, 'encode') == nil and next(json) == nil and 'in' or 'out'",
+    "proxies hold nothing": "return rawget(json, 'encode') == nil and next(json) == nil and 'in' or 'out'",
+    "rawset on what all share": "for _, t in next, { json, response, log, greenlua, env, json.null } do"
+    " if pcall(rawset, t, 'encode', print) or rawget(t, 'encode') then return 'out' end end return 'in'",
     "table functions on a proxy": "pcall(table.insert, json, 1) pcall(table.sort, json) local ok = pcall(table.concat, json)"
     " return type(json.encode) == 'function' and 'in' or 'out'",
     "what pairs gives": "local _, t = pairs(response) if t then t.text = nil end return response.text and 'in' or 'out'",

@@ -1,14 +1,15 @@
 -- The world that user code sees: a table of its own over nothing, filled from a list of what is allowed; all that Lua has where the
 -- setting `sandbox` is off.
--- Uses errors, limits, luajit, bounded, json, response, failures, engine, operations, tasks, coroutines, schemas, routes. Rules: the real _G stays raw and out of reach; text chunks only.
+-- Uses errors, calls, limits, luajit, bounded, json, response, failures, engine, operations, tasks, coroutines, schemas, routes. Rules: the real _G stays raw and out of reach; text chunks only.
 
 local prelude, host = ...
 
-local error, format, next, pcall, rawset, select, setmetatable, tostring, type =
-  error, string.format, next, pcall, rawset, select, setmetatable, tostring, type
+local error, format, next, rawset, select, setmetatable, tostring, type =
+  error, string.format, next, rawset, select, setmetatable, tostring, type
 local concat, find, gmatch, gsub, load_raw, sort, sub =
   table.concat, string.find, string.gmatch, string.gsub, load, table.sort, string.sub
 local nearest, place, raise = prelude.errors.nearest, prelude.errors.place, prelude.errors.raise
+local guard = prelude.calls.guard
 local engine, limits, routes, tasks = prelude.engine, prelude.limits, prelude.routes, prelude.tasks
 local json = {
   encode = prelude.json_encode.encode,
@@ -29,6 +30,13 @@ local function put(values, library)
   return library
 end
 
+local sealed = setmetatable({}, { __mode = "k" }) -- what all requests share and none may change -> its name
+
+local function seal(t, name)
+  sealed[t] = name
+  return t
+end
+
 -- Names that are not there are errors, as a misspelt name is more likely than a question.
 local function frozen(values, name)
   setmetatable(values, { __index = function(_, key)
@@ -37,12 +45,12 @@ local function frozen(values, name)
     local near = nearest(key, names)
     raise("%s has nothing called %s%s", name, tostring(key), near and "; did you mean " .. near .. "?" or "")
   end })
-  return setmetatable({}, {
+  return seal(setmetatable({}, {
     __index = values,
     __newindex = function() raise("%s cannot be changed", name) end,
     __pairs = function() return next, copy(values), nil end,
     __metatable = name,
-  })
+  }), name)
 end
 
 -- ---------------------------------------------------------------- logging
@@ -76,7 +84,7 @@ local reported = {} -- global names already warned of
 local exposed = {} -- globals that functions of Python live in
 
 for _, name in next, {
-  "assert", "error", "ipairs", "next", "pairs", "rawequal", "rawget", "rawlen", "rawset", "select", "setmetatable", "tonumber",
+  "assert", "error", "ipairs", "next", "pairs", "rawequal", "rawget", "rawlen", "select", "setmetatable", "tonumber",
   "tostring", "type", "unpack",
 } do
   env[name] = _G[name]
@@ -87,6 +95,11 @@ local getmetatable_raw = getmetatable
 function env.getmetatable(value)
   if type(value) == "userdata" then return nil end
   return getmetatable_raw(value)
+end
+
+function env.rawset(t, name, value)
+  if sealed[t] then raise("%s cannot be changed", sealed[t]) end
+  return guard("rawset", rawset, t, name, value)
 end
 
 env.pairs = prelude.luajit.pairs or pairs
@@ -146,13 +159,14 @@ local public = {
   wait_any = tasks.wait_any,
   timeout = tasks.timeout,
   now = function() return host.now() end,
-  env = setmetatable({}, {
+  env = seal(setmetatable({}, {
     __index = function(_, name) return type(name) == "string" and host.getenv(name) or nil end,
     __newindex = function() raise("the environment cannot be changed from Lua") end,
     __metatable = "greenlua.env",
-  }),
+  }), "the environment"),
   version = host.version,
 }
+seal(json.null, "json.null")
 for _, name in next, { "response", "json", "v", "log" } do public[name] = frozen(public[name], name) end
 env.greenlua = frozen(public, "greenlua")
 for _, name in next, { "response", "json", "v", "log", "sleep", "spawn", "wait", "wait_any", "timeout", "now", "env" } do env[name] = public[name] end
