@@ -2,7 +2,7 @@
 
 A Lua call such as ``sleep(0.1)`` or an exposed function yields an Operation. It is started here, and its end goes back through the
 channel as a Resume. Functions run on greenlets of their own, which are reused. ``start``, ``cancel`` and ``stop`` are called by the
-Lua greenlet and never switch. Uses gevent, marshal, messages.
+Lua greenlet and never switch. Uses gevent, marshal, messages, reports.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from greenlet import greenlet
 
 from greenlua.marshal import TEXT, MarshalError, decode, encode
 from greenlua.messages import Operation, Resume
+from greenlua.reports import log_exception
 
 log = logging.getLogger("greenlua")
 
@@ -247,7 +248,7 @@ class Operations:
             cancelled = operation.cancelled
             self.fail(operation, kind.encode(), _message(error))
             if exposed.logged and not cancelled and not isinstance(error, MarshalError):
-                log.exception("%s failed [%s]", operation.shown, _request_id(operation))
+                log_exception(f"{operation.shown} failed [{_request_id(operation)}]")
         else:
             operation.worker = None
             self.end(operation, shape, scalars)

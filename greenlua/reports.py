@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any
 
 from greenlua.messages import Call, Job, Resume, Work
 
 log = logging.getLogger("greenlua")
+
+TRACEBACK_MAX = 65536  # characters; an exception may hold what a client has sent
 
 # A path may hold %0A: written as it is, it would be a log line of the client's own.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
@@ -29,7 +32,16 @@ def subject(message: Any) -> str:
     return f"{environ.get('REQUEST_METHOD', '-')} {path} [{environ.get('greenlua.request_id', '-')}]"
 
 
-def log_failure(environ: dict[str, Any], message: str, traceback: str) -> None:
+def log_exception(what: str) -> None:
+    """Logs the exception that is being handled, with its traceback; a long one is cut."""
+    text = traceback.format_exc()
+    if len(text) <= TRACEBACK_MAX:
+        log.exception("%s", what)
+    else:
+        log.error("%s\n%s... (%d characters)", what, text[:TRACEBACK_MAX], len(text))
+
+
+def log_failure(environ: dict[str, Any], message: str, trace: str) -> None:
     """Logs what failed in a handler, with the request it failed for."""
     log.error(
         "%s %s [%s]: %s%s",
@@ -37,5 +49,5 @@ def log_failure(environ: dict[str, Any], message: str, traceback: str) -> None:
         environ.get("PATH_INFO", "-").translate(_CONTROLS),
         environ.get("greenlua.request_id", "-"),
         message,
-        "\n" + traceback if traceback else "",
+        "\n" + trace if trace else "",
     )

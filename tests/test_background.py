@@ -136,6 +136,23 @@ end)"""
     assert app.statistics()["background"]["deferred"] == 0
 
 
+def test_requests_do_not_wait_for_all_deferred_work(make: Any, lua: str) -> None:
+    body = """
+done = 0
+app:get('/defer', function(ctx)
+  for i = 1, 100 do
+    ctx:defer(function() for j = 1, 20000 do end done = done + 1 end)
+  end
+end)
+app:get('/done', function() return done end)"""
+    asked, _ = make(body.replace("return done", "return { n = done }"), lua)
+    asked.get("/defer")
+    seen = [asked.get("/done").json["n"] for _ in range(5)]
+    assert seen == sorted(seen)
+    assert seen[-1] <= 20, "each of them let more than one go first"
+    wait_until(lambda: asked.get("/done").json["n"] == 100)
+
+
 def test_deferred_work_runs_also_when_the_request_failed(make: Any, lua: str) -> None:
     body = "app:get('/fail', function(ctx) ctx:defer(function() trace[1] = 'ran' end) error('x') end)"
     asked, _ = make(TRACE + body, lua)

@@ -148,6 +148,15 @@ def test_what_python_raises_is_a_lua_error_and_its_traceback_is_logged(
     assert record.getMessage().startswith("f failed [")
 
 
+def test_a_long_message_is_cut_in_the_log(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    asked, _ = make("local ok, e = pcall(f) return { #e.message }", {"f": raises(ValueError("x" * 1_000_000))})
+    assert asked.get("/").json == [1_000_000]
+    [message] = [record.getMessage() for record in caplog.records if "f failed" in record.getMessage()]
+    assert len(message) < 66_000
+    assert "Traceback" in message
+    assert message.endswith("characters)")
+
+
 def test_an_uncaught_error_is_a_500_that_says_nothing_and_a_log_line_that_does(
     make: Any, lua: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -566,6 +566,25 @@ def test_a_hundred_reloads_under_load_lose_nobody_and_free_every_vm(subject: Any
     assert it.figures() == {"reloads": reloads, "reload_failures": 0, "restarts": 0}
 
 
+def test_lua_is_closed_without_any_garbage_collection(subject: Any, lua: str) -> None:
+    def runtimes() -> int:
+        return sum(type(one).__name__ == "LuaRuntime" for one in gc.get_objects())
+
+    it = subject(version("one") + "local greet = require 'greenlua.template'", lua=lua)
+    it.ask()
+    gc.collect()
+    gc.disable()
+    try:
+        before = runtimes()
+        for number in range(3):
+            it.reload(version(str(number)) + "local json = json.encode({})")
+            it.ask()
+            wait_until(lambda: not it.retiring)
+        assert runtimes() == before
+    finally:
+        gc.enable()
+
+
 def test_broken_edits_leave_no_vm_behind(subject: Any, vms: Any) -> None:
     it = subject(version("one"))
     it.ask()

@@ -62,7 +62,7 @@ local function recover(ctx, caught, on_errors)
     end
   end
   local dev = host.dev
-  return lift(response.problem(500, dev and caught.message or nil, dev and { traceback = caught.traceback } or nil))
+  return lift(response.problem(500, dev and caught.message or "the handler failed", dev and { traceback = caught.traceback } or nil))
 end
 
 local function compose(route)
