@@ -4,8 +4,9 @@ http, redis, sql = require "greenlua.http", require "greenlua.redis", require "g
 
 local app = greenlua.app { title = "Wicked and honest handlers" }
 local names = {
-  "answer_function", "cancelled_task", "cancels_all", "changes_status_late", "close_in_the_middle", "database_lost",
-  "deep_pattern", "disk_full", "endless_code", "error_coroutine", "error_function", "error_in_after", "error_in_before",
+  "answer_function", "cancelled_task", "cancels_all", "changes_status_late",
+  "changes_what_all_share", "close_in_the_middle", "database_lost",
+  "deep_pattern", "disk_full", "endless_code", "endless_pattern", "error_coroutine", "error_function", "error_in_after", "error_in_before",
   "error_in_close", "error_in_deferred", "error_in_gsub_in_coroutine", "error_in_on_error", "error_in_stream", "error_in_task",
   "error_nil", "error_of_another_kind", "error_table", "error_tostring_fails", "error_tostring_lies", "exposed_dies",
   "exposed_exits", "exposed_fails", "exposed_fails_to_say_why", "exposed_gives_rubbish", "exposed_hangs",
@@ -13,8 +14,10 @@ local names = {
   "floods_the_log", "header_of_the_server", "header_split", "hoard_coroutines", "hoard_in_answer", "hoard_one_string",
   "hoard_result", "hoard_strings", "hoard_tables", "hoard_tasks", "huge_answer", "huge_headers", "json_deep", "json_invalid",
   "json_not_utf8", "keeps_ctx", "keeps_stream", "keeps_tasks", "leaves_the_sandbox", "loop", "loop_in_after", "loop_in_answer",
-  "loop_in_before", "loop_in_close", "loop_in_close_after_timeout", "loop_in_coroutine", "loop_in_deferred", "loop_in_gsub",
-  "loop_in_load", "loop_in_loaded_code", "loop_in_log", "loop_in_message_handler", "loop_in_metamethod", "loop_in_on_error",
+  "loop_in_before", "loop_in_close", "loop_in_close_after_timeout", "loop_in_coroutine", "loop_in_coroutines",
+  "loop_in_deferred", "loop_in_gsub",
+  "loop_in_itself", "loop_in_load", "loop_in_loaded_code", "loop_in_log", "loop_in_message_handler", "loop_in_metamethod", "loop_in_on_error",
+  "loop_in_our_name",
   "loop_in_pcall", "loop_in_sort", "loop_in_stream", "loop_in_task", "loop_in_tostring", "reads_invalid_json", "redis_lost",
   "rewrites_globals", "sleeps_again", "sleeps_rubbish", "sleeps_too_long", "slow_pattern", "stack_overflow",
   "stack_overflow_in_c", "stack_overflow_of_coroutines", "status_invalid", "thrown_response", "throws_in_pcall",
