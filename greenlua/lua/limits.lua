@@ -132,7 +132,8 @@ end
 
 -- What pcall and its like gave. Nothing is for user code to catch past a limit, or each of the calls that stand inside one another could
 -- go on for a while; nor is an allocation that failed: others need the memory too. Where calls have filled the stack the hook cannot
--- be called, and that is an error which user code may catch for ever: so each one that it catches is a reason to look at the clock.
+-- be called, and that is an error which user code may catch for ever: so each one that it catches is a reason to look at the clock. Not
+-- one of several: where there is no room for this look either, its error goes up a level, to where there is more.
 local function seen(ok, ...)
   if ok then return ok, ... end
   if state.over then error(state.over.message, 0) end
@@ -151,31 +152,28 @@ local PCALLS_MAX, TOO_DEEP = 180, "C stack overflow: calls of pcall inside one a
 local MAIN = {} -- in place of the main coroutine, for which LuaJIT has no name
 local depths = setmetatable({}, { __mode = "k" }) -- coroutine -> how many there are
 
-local function left(co, depth, ...)
+-- PERF: a pcall that succeeds is to cost little more than Lua's own.
+local function left(co, depth, ok, ...)
   depths[co] = depth
-  return seen(...)
-end
-
--- The coroutine and how many there are in it; nil when there is no room for another one.
-local function enter()
-  local co = running() or MAIN
-  local depth = depths[co] or 0
-  if depth >= PCALLS_MAX then return nil end
-  depths[co] = depth + 1
-  return co, depth
+  if ok then return ok, ... end
+  return seen(ok, ...)
 end
 
 local function pcall_limited(f, ...)
-  local co, depth = enter()
-  if not co then return seen(false, TOO_DEEP) end
+  local co = running() or MAIN
+  local depth = depths[co] or 0
+  if depth >= PCALLS_MAX then return seen(false, TOO_DEEP) end
+  depths[co] = depth + 1
   return left(co, depth, pcall(f, ...))
 end
 
 -- The handler is not asked past a limit: it would run inside the hook, where nothing can stop it.
 local function xpcall_limited(f, handler, ...)
   if type(handler) ~= "function" then raise("xpcall takes two functions; the second is a %s", type(handler)) end
-  local co, depth = enter()
-  if not co then return seen(false, TOO_DEEP) end
+  local co = running() or MAIN
+  local depth = depths[co] or 0
+  if depth >= PCALLS_MAX then return seen(false, TOO_DEEP) end
+  depths[co] = depth + 1
   return left(co, depth, xpcall(f, function(value)
     if is_out_of_memory(value) and not state.over then stop(MEMORY_TEXT) end
     if state.over then return value end
