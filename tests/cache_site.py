@@ -57,15 +57,14 @@ class Answer:
 class CacheSite:
     """The app. ``now`` is what the cache's clock says."""
 
+    repeated = _asked = 0
+
     def __init__(self, path: Path, expose: Mapping[str, Callable[..., Any]], **settings: Any) -> None:
         self.app = create_app(path, watchdog=0, **{"slots": 64, **settings})
         for name, function in expose.items():
             self.app.expose(name, function)
         self.app.start()
         self.now = 1000.0
-        self.repeated = 0
-        self._asked = 0
-        self._stand: dict[Any, tuple[Any, str, Any]] = {}
         self.cache.clock = lambda: self.now
 
     @property
@@ -116,16 +115,17 @@ class CacheSite:
         sent = frozenset(
             (name, value) for name, value in environ.items() if type(value) is str and name != "REMOTE_ADDR"
         )
-        if sent in self._stand:
-            ready, lines, again = self._stand[sent]
+        standing: dict[Any, tuple[Any, str, Any]] = vars(self).setdefault("_standing", {})
+        if sent in standing:
+            ready, lines, again = standing[sent]
             own = again()
             if own is not None:
                 self.repeated += 1
                 return ready[0], lines + own.decode(), ready[2]
-            del self._stand[sent]
+            del standing[sent]
         answer = ask_in_hub(self.app, environ)
         if isinstance(answer[1], str) and answer[3] and environ.get("CONTENT_LENGTH", "0") in ("0", ""):
-            self._stand[sent] = answer, *self.app.repeat(environ, answer)
+            standing[sent] = answer, *self.app.repeat(environ, answer)
         return answer
 
     def spawn(self, *arguments: Any, **keywords: Any) -> Any:

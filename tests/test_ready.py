@@ -110,6 +110,23 @@ def test_a_request_about_the_server_as_a_whole_reaches_no_handler(write: Write) 
     app.stop(1)
 
 
+def test_a_page_comes_before_a_template_that_takes_all(write: Write) -> None:
+    source = """local app = greenlua.app { docs = { token = "a-long-secret-token" } }
+    app:constant("/constant", "text")
+    app:get("/kept", { cache = 60 }, function() return "kept" end)
+    app:route({ "GET", "POST" }, "/{all:path}", function() return "template" end)
+    return app"""
+    app = create_app(write(source), watchdog=0)
+    app.start()
+    both(app, "/kept", "GET", "http", {})  # from now on it is
+    for path in ("/healthz", "/readyz", "/docs", "/openapi.json", "/constant", "/kept"):
+        wsgi, *others = both(app, path, "GET", "http", {})
+        assert wsgi[2] != b"template"
+        assert others == [wsgi, wsgi], path
+    assert {way[2] for way in both(app, "/healthz", "POST", "http", {})} == {b"template"}
+    app.stop(1)
+
+
 def test_who_adds_to_falcon_answers_what_no_route_is_for(write: Write) -> None:
     path = write('local app = greenlua.app {} app:get("/x", function() end) return app')
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from greenlua.app import create_app
 from greenlua.errors import ConfigurationError
+from greenlua.http import Limits
 from greenlua.settings import NAMES, Settings, load_settings
+
+LIMITS = [
+    field.name for field in fields(Limits) if field.name in NAMES
+]  # `LuaApp.http_limits` takes them by their names
 
 BAD = [
     ({"slotz": 1}, "there is no setting 'slotz'; did you mean slots?"),
@@ -96,4 +104,13 @@ def test_every_setting_says_what_it_means() -> None:
 def test_every_setting_is_used_somewhere(name: str) -> None:
     package = Path(__file__).parent.parent / "greenlua"
     sources = [path.read_text() for path in package.rglob("*.py") if path.name != "settings.py"]
-    assert any(f"settings.{name}" in source for source in sources)
+    assert name in LIMITS or any(f"settings.{name}" in source for source in sources)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_settings_of_the_http_front_reach_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / "app.lua").write_text("")
+    before: Any = getattr(Settings(), name)
+    value = not before if isinstance(before, bool) else ("10.0.0.1",) if isinstance(before, tuple) else 2 * before
+    changed = {name: value, "max_stream_body": 0} if name == "max_body" else {name: value}
+    assert getattr(create_app(tmp_path / "app.lua", **changed).http_limits, name) == value

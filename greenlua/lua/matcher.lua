@@ -3,7 +3,7 @@
 
 local prelude, host = ...
 
-if jit and host.sandbox then jit.off(true, true) end -- LuaJIT never calls a hook in what it has compiled
+if jit and (not host or host.sandbox) then jit.off(true, true) end -- LuaJIT never calls a hook in what it has compiled
 
 local byte, find, match_raw, pcall, sub = string.byte, string.find, string.match, pcall, string.sub
 local raise = prelude.errors.raise
