@@ -115,7 +115,7 @@ class LuaApp:
         page = (lane.pages if straight else lane.beside).get(path)
         if page is not None:
             ready = page.at_once(environ, method)
-            if ready is not None or method in page.methods:  # then it is the page's to answer, whatever routes there are
+            if ready is not None or method in page.methods:  # whatever routes there are
                 return ready
         if straight and self._compress is None:
             found = self._router.find(path)
