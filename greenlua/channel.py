@@ -3,8 +3,8 @@
 Three lanes. New Calls wait in a bounded queue; those that find it full wait outside for a place, in turn. Everything about requests
 that are already inside (resumed operations, cancellations) goes through a lane that is never full: its length is bounded by the
 slots. So does all about jobs (background work) through a third one, bounded by how many may run. A batch is up to ``maximum``
-inner messages, up to ``maximum`` Calls, and as many messages about jobs as Calls, or one: no lane starves another, and those who
-have a client do not wait for more than one job each.
+inner messages, up to ``maximum`` Calls, and as many messages about jobs as Calls, or one: no lane starves another, and a job that
+computes delays those who have a client no more than one of them would.
 
 Nobody waits in `put`: who put a Call waits on its slot in any case, for an answer or for a refusal. PERF: so to wait for a place
 is an entry in a list, where thousands of waiters with a timer each cost more than the requests. Bounded by the slots, too.
