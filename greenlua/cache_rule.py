@@ -1,9 +1,9 @@
 """The option ``cache`` of a route: which requests share an answer, what the handler is shown of them, and which answers are kept.
 
-An answer that is kept may depend on nothing but its key: the path, the query (or the parameters the rule names), and the headers
-and cookies it names. So the handler is shown no other parameter and no other cookie, and an answer for which it looked at another
-header is not kept. Nothing in a key is known only to the server: the HTTP front takes the same bytes for the same request
-(http/repeats.py). Uses fields, answers.
+An answer that is kept may depend on nothing but its variant: the path, the query (or the parameters the rule names), and the
+headers and cookies it names; or on the key that a function of the app makes of these. So the handler is shown no other parameter
+and no other cookie, and an answer for which it looked at another header is not kept. Nothing in a variant is known only to the
+server: the HTTP front takes the same bytes for the same request (http/repeats.py). Uses fields, answers.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class Rule:
         options: the option as lua/inline.lua gives it.
 
     Attributes:
+        key: the number of the function that gives a request's key, in the VM; None: a request's variant is its key.
         ttl, stale: seconds for which an answer is fresh, and for which it may be served after that while it is made anew.
-        simple: the key is the path and the query string as it came.
+        simple: the variant is the query string as it came.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
+        self.key: int | None = options.get("key")
         self.ttl: float = options["ttl"]
         self.stale: float = options.get("stale", 0)
         self._private: bool = options.get("private", True)
@@ -49,9 +51,8 @@ class Rule:
             self._vary += ("wsgi.url_scheme",)
         self.simple = self._query is None and self._cookies is None and not vary
         self._statuses = frozenset({200, *options.get("errors", [])})
-        self._known = {*self._vary, *(_key_of(name) for name in options.get("ignore", []))}
-        if self._cookies is not None:
-            self._known.add("HTTP_COOKIE")
+        self._named = {*self._vary, *(["HTTP_COOKIE"] if self._cookies is not None else [])}
+        self._known = {*self._named, *(_key_of(name) for name in options.get("ignore", []))}
         if not self._private:
             self._known |= CREDENTIALS
         names = [name.title() for name in vary if name != "host"]  # that one is a part of the address (RFC 9111, 2)
@@ -88,7 +89,7 @@ class Rule:
         return (query, cookies, *[environ.get(key) for key in self._vary])
 
     def shown(self, environ: dict[str, Any], variant: Any) -> dict[str, Any]:
-        """The request as the handler may see it: what others with this key have in common, and a GET."""
+        """The request as the handler may see it: what others of this variant have in common, and a GET."""
         reduced = environ.copy()
         reduced["REQUEST_METHOD"] = "GET"
         for key in _CONDITIONS:
@@ -137,6 +138,16 @@ class Rule:
         return (
             f"the handler or a hook looked at {what}, on which other requests with the same address may differ; name it in the"
             " rule's vary, or in ignore when no answer depends on it"
+        )
+
+    def objection_to_key(self, seen: set[str]) -> str | None:
+        """Why nothing is kept by a key: its function looked at more than the variant, whose key it would be from then on."""
+        unknown = ", ".join(sorted(_name_of(key) for key in seen - self._named))
+        if not unknown:
+            return None
+        return (
+            f"its key looked at {unknown}, but is asked once for all requests that differ only there; name a header in the rule's"
+            " vary, and a cookie in cookies"
         )
 
     def complete(self, headers: Headers) -> Headers:

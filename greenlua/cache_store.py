@@ -22,6 +22,7 @@ from greenlua.security import Headers, Security
 # What Python needs for an answer beside its texts: objects, lists, and places in dicts. With them a small answer of eight headers
 # counts as 3,110 bytes; tracemalloc finds 3,070.
 ENTRY_SIZE, HEADER_SIZE = 1800, 90
+ALIAS_SIZE = 150  # places in two dicts, and a number; tracemalloc finds 95, and more while the dicts grow
 SHARE = 8  # one answer may take the memory's so manieth part
 
 
@@ -29,13 +30,14 @@ class Entry(Prepared):
     """An answer that is kept.
 
     Args:
-        path, variant: its key.
+        path, variant: its name; the variant is what `Rule.variant` gives, or the bytes of a key.
         status, headers, body, security: see `Prepared`.
         stored_at: by the cache's clock, in seconds.
         fresh, stale: seconds; see `Rule`.
 
     Attributes:
         fresh_until, gone_at: by the same clock.
+        aliases: variants that have it as well, where it has a key: the bytes that each takes, the oldest first.
         store: where it is kept; None: nowhere.
         refresh_at: nobody tries to make it anew before.
         size: bytes that it takes.
@@ -44,6 +46,7 @@ class Entry(Prepared):
     __slots__ = (
         "__weakref__",
         "_same_until",
+        "aliases",
         "fresh_until",
         "gone_at",
         "path",
@@ -72,6 +75,7 @@ class Entry(Prepared):
         super().__init__(status, headers, body, security, compression)
         self.store: Store | None = None
         self.path, self.variant = path, variant
+        self.aliases: dict[Hashable, int] = {}
         self.stored_at = stored_at
         self.fresh_until = self.refresh_at = stored_at + fresh
         self.gone_at = self.fresh_until + stale
@@ -119,7 +123,7 @@ class Store:
     """The kept answers of one load of an app, in the order of their last use.
 
     Args:
-        limit: bytes that all of them may take.
+        limit: bytes that all of them may take; one may take an eighth of that (`share`).
         dropped: told of each that is dropped.
         clock: the cache's.
 
@@ -131,7 +135,7 @@ class Store:
     """
 
     def __init__(self, limit: int, dropped: Callable[[Entry], None], clock: Callable[[], float]) -> None:
-        self.limit = limit
+        self.limit, self.share = limit, limit // SHARE
         self.clock = clock
         self._dropped = dropped
         self._order: OrderedDict[Entry, None] = OrderedDict()
@@ -148,7 +152,7 @@ class Store:
 
     def takes(self, entry: Entry) -> bool:
         """Whether it is small enough to be kept."""
-        return entry.size <= self.limit // SHARE
+        return entry.size <= self.share
 
     def add(self, entry: Entry) -> None:
         """Keeps it, in place of those that were used longest ago."""
@@ -158,7 +162,7 @@ class Store:
         self._make_room()
 
     def grow(self, entry: Entry, size: int) -> None:
-        """One that is kept takes so many bytes more."""
+        """One that is kept takes so many bytes more, or less."""
         entry.size += size
         self.size += size
         self._make_room()
@@ -174,6 +178,11 @@ class Store:
         entry.store = None
         self.size -= entry.size
         self._dropped(entry)
+
+
+def size_of_alias(variant: Hashable) -> int:
+    """Bytes that it takes where an answer is kept for that variant too."""
+    return ALIAS_SIZE + _size_of(variant)
 
 
 def _size_of(variant: Any) -> int:

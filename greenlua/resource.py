@@ -2,7 +2,7 @@
 
 `Responder.respond` is called by the request's greenlet, straight from app.py or through the Falcon resource below;
 `Responder.in_hub` by the hub, for requests that have none.
-Uses slots, channel, answers, contract, inline, messages, errors; falcon.
+Uses slots, channel, cache, answers, contract, inline, messages, errors; falcon.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import falcon
 from greenlua.answers import Answer, make_ready, render, render_error, render_failure
 from greenlua.bodies import Body, read_body
 from greenlua.cache import Cache
+from greenlua.cache_route import CachedRoute
 from greenlua.channel import Channel
 from greenlua.contract import Contracts
 from greenlua.errors import ClientError, GreenluaError, OverloadError
 from greenlua.fields import FAILED, to_lua
 from greenlua.http.ready import Direct, Ready
 from greenlua.inline import Page
-from greenlua.messages import Call, Failure, Reply
+from greenlua.messages import KEY, NO_KEY, Call, Failure, Reply
 from greenlua.operations import Operations
 from greenlua.reports import log_failure
 from greenlua.routes import Route
@@ -118,6 +119,21 @@ class Responder:
         if seen is not None:
             seen.add(FAILED)
         return self._fail(reply, environ)
+
+    def ask_key(
+        self, environ: dict[str, Any], endpoint: Endpoint, params: dict[str, Any], seen: set[str]
+    ) -> bytes | Answer | None:
+        """A request's key in the cache; None: it has none; an answer where the function fails. Else as `respond`."""
+        try:
+            reply = self._ask(environ, endpoint, params, seen)
+        except (ClientError, OverloadError) as error:
+            seen.add(FAILED)
+            return render_error(error, environ, self._policy_for(environ))
+        if not isinstance(reply, Reply):
+            seen.add(FAILED)
+        elif reply.status in (KEY, NO_KEY):
+            return reply.body if reply.status == KEY else None
+        return self.finish(reply, environ, endpoint)
 
     def ready(self, environ: dict[str, Any], endpoint: Endpoint, params: dict[str, Any]) -> Answer | Ready:
         """The same for the HTTP front. PERF: most answers are ready ones, and cost 5 us less."""
@@ -280,7 +296,7 @@ class LuaResource:
         get = methods.get("GET")
         if cache is not None and get is not None and "cache" in get.options:
             heads = methods["HEAD"] is get
-            cached = cache.route(get, responder, heads)
+            cached = CachedRoute(cache, get, responder, _key_of(get, responder, contracts), heads)
             for method in ("GET", "HEAD") if heads else ("GET",):
                 self.endpoints[method].respond = self.endpoints[method].ready = cached.respond
                 self.endpoints[method].in_hub = None
@@ -294,6 +310,15 @@ class LuaResource:
             _give(req, resp, endpoint.respond(req.env, endpoint, params))
 
         return responder
+
+
+def _key_of(route: Route, responder: Responder, contracts: Contracts) -> Endpoint | None:
+    """The function that gives a request's key, as a handler that is asked under the same contract."""
+    number = route.options["cache"].get("key")
+    if number is None:
+        return None
+    options = {name: value for name, value in route.options.items() if name != "responses"}
+    return Endpoint(route._replace(number=number, options=options), responder.respond, contracts)
 
 
 class PageResource:

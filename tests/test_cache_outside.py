@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import selectors
 import socket
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from greenlua.testing import ServerProcess, serve
 from tests.cache_site import COUNTING, Write
@@ -23,6 +26,14 @@ APP = (
     + """
 app:get("/x", { cache = 3600 }, count)
 app:get("/y", { cache = 3600 }, count)
+local asked = 0
+local function key(ctx)
+  asked = asked + 1
+  sleep(0.2)
+  return (ctx.query.who:gsub("%d", ""))
+end
+app:get("/k", { cache = { ttl = 3600, query = "who", key = key } }, count)
+app:get("/asked", function() return { asked = asked } end)
 app:get("/purge", function(ctx) return { app:purge(ctx.query.what) } end)
 app:get("/figures", function() return figures() end)
 return app
@@ -65,12 +76,13 @@ def figure(server: ServerProcess, name: str) -> int:
     return int(get(server, "/figures")[0][name])
 
 
-def test_a_thousand_clients_at_once_are_one_run(write: Write) -> None:
+@pytest.mark.parametrize(("targets", "asked"), [(["/x"], 0), (["/k?who=ann1", "/k?who=ann2&junk", "/k?who=ann3"], 3)])
+def test_a_thousand_clients_at_once_are_one_run(write: Write, targets: list[str], asked: int) -> None:
     with serving(write, "--set", "slots=2000") as server, selectors.DefaultSelector() as selector:
         get(server, "/hold")
         clients = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(CLIENTS)]
-        for client in clients:
-            client.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for client, target in zip(clients, itertools.cycle(targets), strict=False):
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
             selector.register(client, selectors.EVENT_READ, bytearray())
         until(lambda: figure(server, "coalesced") == CLIENTS - 1)
         get(server, "/let")
@@ -89,7 +101,11 @@ def test_a_thousand_clients_at_once_are_one_run(write: Write) -> None:
         assert {answer.rpartition(b"\r\n\r\n")[2] for answer in answers} == {b'{"n":1}'}
         assert {answer[:15] for answer in answers} == {b"HTTP/1.1 200 OK"}
         assert get(server, "/runs")[0] == {"runs": 1}
+        assert get(server, "/asked")[0] == {"asked": asked}
         assert (figure(server, "misses"), figure(server, "stored")) == (1, 1)
+        for target in targets:
+            assert get(server, target) == ({"n": 1}, "0")
+        assert get(server, "/asked")[0] == {"asked": asked}
 
 
 def test_a_purge_reaches_all_processes_that_share_a_store(write: Write, tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ MISTAKES = {
     'app:get("/x", { cache = { ttl = 5, cookies = { "a=b" } } }, print)': (
         "app.lua:2: cookies of cache of app:get /x must be a list of cookie names; a=b is none"
     ),
+    'app:get("/x", { cache = { ttl = 5, key = "page" } }, print)': (
+        "app.lua:2: key of cache of app:get /x must be a function, not a string"
+    ),
+    'app:get("/x", { cache = { ttl = 5, kye = print } }, print)': (
+        "app.lua:2: cache of app:get /x has no option kye; did you mean key?"
+    ),
     'app:get("/x", { cache = { ttl = 5, ignore = 5 } }, print)': (
         "app.lua:2: ignore of cache of app:get /x must be a list of header names, client_ip, scheme or *, not 5"
     ),

@@ -7,6 +7,7 @@
 ---@field vary? string|string[] request headers on which the answer depends
 ---@field query? string|string[] the query parameters on which it depends, and which alone the handler sees; the whole query unless given
 ---@field cookies? string|string[] cookies on which it depends, and which alone the handler sees
+---@field key? fun(ctx: greenlua.Ctx): string|number|nil of what `query`, `vary` and `cookies` name: requests of one path with one key share an answer; `nil`: not cached
 ---@field ignore? string|string[] headers, `client_ip`, `scheme` or `*`: what handler and hooks look at although no answer depends on it
 ---@field private? boolean `false`: answers are for all, also those to requests with `Authorization`
 ---@field errors? boolean|integer[] `true`: 404 and 410 are kept too; or which statuses

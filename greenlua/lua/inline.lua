@@ -46,6 +46,7 @@ end
 local function header_name(name) return find(name, "^[%w!#$%%&'+.^`|~-]+$") and lower(name) end
 
 local CACHE = {
+  key = options.check_function,
   ttl = seconds(1e-3),
   stale = seconds(0),
   private = options.kind "boolean",

@@ -8,6 +8,7 @@ local prelude, host = ...
 local concat, format, ipairs, next, select, setmetatable, sort, sub, tostring, type, xpcall =
   table.concat, string.format, ipairs, next, select, setmetatable, table.sort, string.sub, tostring, type, xpcall
 local find, gsub, upper = string.find, string.gsub, string.upper
+local floor = math.floor
 local error, running = error, coroutine.running
 local getinfo = debug.getinfo
 local background, contract, engine, options, response =
@@ -65,6 +66,13 @@ local function recover(ctx, caught, on_errors)
   return lift(response.problem(500, dev and caught.message or "the handler failed", dev and { traceback = caught.traceback } or nil))
 end
 
+-- The response where a handler raised something: what it threw, or what became of its failure.
+local function settle(ctx, raised, on_errors)
+  if state.over then error(raised, 0) end -- past a limit nothing of the user's may run any more
+  raised = claim(running(), raised)
+  return is_response(raised) and lift(raised) or recover(ctx, raised, on_errors)
+end
+
 local function compose(route)
   local befores = collect(route.scope, route.hooks, "before")
   local afters = collect(route.scope, route.hooks, "after")
@@ -88,11 +96,32 @@ local function compose(route)
   local function attempt(ctx) return lift(handler(ctx)) end
   return function(ctx)
     local ok, reply = xpcall(attempt, note, ctx)
-    if not ok then
-      if state.over then error(reply, 0) end -- past a limit nothing of the user's may run any more
-      reply = claim(running(), reply)
-      reply = is_response(reply) and lift(reply) or recover(ctx, reply, on_errors)
+    if not ok then reply = settle(ctx, reply, on_errors) end
+    for i = 1, #afters do afters[i](ctx, reply) end
+    return finish(ctx, reply)
+  end
+end
+
+-- What stands in place of the status when Python asked for a request's key (messages.py), and the bytes that one may have.
+local KEY, NO_KEY, KEY_MAX = 1, 2, 1024
+
+-- The option key of a cache, as a handler of its own: no `before` comes first, and a failure is answered as one of the route's handler.
+local function compose_key(route, key)
+  local afters, on_errors = collect(route.scope, route.hooks, "after"), collect(route.scope, route.hooks, "on_error")
+  local function attempt(ctx)
+    local text = key(ctx)
+    if text == nil then return nil end
+    if type(text) == "number" then text = format(floor(text) == text and "%.0f" or "%.17g", text) end -- 3 and 3.0 are one
+    if type(text) ~= "string" or #text > KEY_MAX then
+      wrong("key of cache of %s must give a string of up to %d bytes, a number, or nil where nothing is kept; it gave %s",
+        route.template, KEY_MAX, type(text) == "string" and #text .. " bytes" or "a " .. type(text))
     end
+    return text
+  end
+  return function(ctx)
+    local ok, reply = xpcall(attempt, note, ctx)
+    if ok then return reply and KEY or NO_KEY, 0, reply or "" end
+    reply = settle(ctx, reply, on_errors)
     for i = 1, #afters do afters[i](ctx, reply) end
     return finish(ctx, reply)
   end
@@ -140,6 +169,12 @@ local function check_self(self, name)
   if not rawequal(prelude.getmetatable(self), Scope) then wrong("call it with a colon: app:%s(...), not app.%s(...)", name, name) end
 end
 
+-- Where a function stands, as app.lua:12; one that is not Lua's has no place, but the one that was given.
+local function place_of(f, otherwise)
+  local info = getinfo(f, "S")
+  return info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or otherwise
+end
+
 local function declare(scope, what, methods, template, ...)
   check_loading(what)
   local given, handler = {}, ...
@@ -152,7 +187,7 @@ local function declare(scope, what, methods, template, ...)
   local checked = check_options(given, what .. " " .. template, ROUTE_OPTIONS)
   options.check_methods(checked, methods, what .. " " .. template)
   check_function(handler, "the handler of " .. what .. " " .. template)
-  local info, declared_at = getinfo(handler, "S"), place()
+  local declared_at = place()
   local route = {
     scope = scope,
     methods = methods,
@@ -161,7 +196,7 @@ local function declare(scope, what, methods, template, ...)
     hooks = checked,
     facts = options.facts_of(checked, scope),
     place = declared_at,
-    handler_place = info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or declared_at,
+    handler_place = place_of(handler, declared_at),
   }
   for _, check in ipairs(options.checks) do check(route, what .. " " .. template) end
   routes[#routes + 1] = route
@@ -264,6 +299,16 @@ local function seal(returned, where)
   for number, route in ipairs(routes) do
     engine.define(number, compose(route), route.template, route.handler_place)
     prelude.context.checked[number] = contract.parts_of(route.facts)
+  end
+  local count = #routes
+  for _, route in ipairs(routes) do
+    local key = route.facts.cache and route.facts.cache.key
+    if key then
+      count = count + 1
+      engine.define(count, compose_key(route, key), route.template, place_of(key, route.place))
+      prelude.context.checked[count] = contract.parts_of(route.facts)
+      route.facts.cache.key = count -- for Python
+    end
   end
   options.close()
   for name, list in next, options.declared do declared.facts[name] = list end
