@@ -101,6 +101,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds,
         Meta(description="how long a connection may be idle between two requests; then it is closed (HTTP front)"),
     ] = 75.0
+    max_unsent: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**40,
+            description="bytes of answers that wait for clients to read on, of all connections together; with more, who has"
+            " waited longest is cut off. 0: no limit (HTTP front)",
+        ),
+    ] = 268435456
     trusted_proxies: Annotated[
         tuple[str, ...],
         Meta(

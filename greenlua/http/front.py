@@ -22,6 +22,7 @@ from greenlua.http.poller import Poller
 from greenlua.http.proxy import Trust
 from greenlua.http.ready import Sent, direct_of, in_hub_of, repeat_of
 from greenlua.http.response import Response
+from greenlua.http.unsent import Unsent
 from greenlua.http.workers import Workers
 
 Environ = dict[str, Any]
@@ -104,6 +105,7 @@ class Front:
         self.loop: Any = self.hub.loop
         self.poller = Poller()
         self.workers = Workers()
+        self.unsent = Unsent(limits.max_unsent)
         self.connections: set[Connection] = set()
         self.draining = False
         self._log_exception = log_exception

@@ -44,6 +44,10 @@ class Limits:
     min_rate: int = 500
     """Bytes per second that a body or a response must keep on average, as in Apache's mod_reqtimeout."""
 
+    max_unsent: int = 256 * 1024 * 1024
+    """Answers in memory that wait for clients to read on, of all connections together; with more, whoever has waited longest is
+    cut off. 0 is no bound."""
+
     linger_timeout: float = 2.0
     """After the last answer on a connection that still sends: how long its bytes are thrown away, so that
     the answer is not destroyed by a reset."""
@@ -65,7 +69,7 @@ class Limits:
     """Connections from `trusted_proxies` begin with a PROXY line (version 1 or 2)."""
 
     def __post_init__(self) -> None:
-        may_be_zero = {"keepalive_timeout", "max_drain", "drain_timeout", "max_connections", "max_body"}
+        may_be_zero = {"keepalive_timeout", "max_drain", "drain_timeout", "max_connections", "max_body", "max_unsent"}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float):

@@ -186,31 +186,45 @@ class Wire:
         """Slice by slice, with a turn for everybody else between two."""
         if self._sock.family != socket.AF_UNIX and _NOTSENT_LOWAT is not None:
             self._sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _SLICE)
+        unsent, whole = self.front.unsent, data.obj
+        try:
+            while True:
+                blocked_on, sent = _WRITE, 0
+                try:
+                    sent = self._send(data[:_SLICE])
+                    data = data[sent:]
+                except ssl.SSLWantReadError:
+                    blocked_on = _READ
+                except WOULD_BLOCK:
+                    pass
+                except OSError as error:
+                    self._fail(str(error))
+                if not data:
+                    return
+                unsent.enter(self, whole)
+                self._wait_for_room(blocked_on, sent)
+        finally:
+            unsent.leave(self, whole)
+
+    def _wait_for_room(self, blocked_on: int, sent: int) -> None:
+        """Until the client has read on. ``sent``: bytes that the kernel took last."""
         limits = self.front.limits
-        while True:
-            blocked_on, sent = _WRITE, 0
-            try:
-                sent = self._send(data[:_SLICE])
-                data = data[sent:]
-            except ssl.SSLWantReadError:
-                blocked_on = _READ
-            except WOULD_BLOCK:
-                pass
-            except OSError as error:
-                self._fail(str(error))
-            if not data:
-                return
-            queued = _unsent_bytes(self._sock)
-            began = time.monotonic()
-            in_time = self._wait(blocked_on, self._write_credit)
-            # What the client acknowledged earns, not what the kernel took: that may be a lot at once, and then nothing
-            # for a long time.
-            taken = max(0, queued - _unsent_bytes(self._sock)) if queued >= 0 else sent
-            credit = self._write_credit - (time.monotonic() - began) + taken / limits.min_rate
-            self._write_credit = min(limits.write_timeout, credit)
-            if not in_time and self._write_credit <= 0:
-                self._reset_on_close()
-                self._fail("the client reads too slowly")
+        queued = _unsent_bytes(self._sock)
+        began = time.monotonic()
+        in_time = self._wait(blocked_on, self._write_credit)
+        # What the client acknowledged earns, not what the kernel took: that may be a lot at once, and then nothing
+        # for a long time.
+        taken = max(0, queued - _unsent_bytes(self._sock)) if queued >= 0 else sent
+        credit = self._write_credit - (time.monotonic() - began) + taken / limits.min_rate
+        self._write_credit = min(limits.write_timeout, credit)
+        if not in_time and self._write_credit <= 0:
+            self._reset_on_close()
+            self._fail("the client reads too slowly")
+
+    def cut_off(self) -> None:
+        """Another connection's worker: there is no room for what this one still has to read."""
+        self._reset_on_close()
+        self.close()
 
     def _fail(self, reason: str) -> NoReturn:
         self.close()
