@@ -173,9 +173,10 @@ class Serving:
         self._lua = settings.lua
         if self.vm.facts.get("docs"):
             self._document(self.vm.facts["docs"], security, compression)
-        add_pages(self.routes, {path: PageResource(page) for path, page in lane.pages.items()})
-        lane.beside = {path: page for path, page in standing.items() if path not in self.routes.fixed}
+        mine = {*self.routes.fixed, *lane.pages}
+        lane.beside = {path: page for path, page in standing.items() if path not in mine}
         lane.pages.update(lane.beside)
+        add_pages(self.routes, {path: PageResource(page) for path, page in lane.pages.items()})
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document of the app; see `document`."""

@@ -63,7 +63,9 @@ def test_all_is_well(site: Open) -> None:
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert "etag" not in answer.headers
-        assert api.ask(path, method="POST").status in (404, 405)
+        refused = api.ask(path, method="POST")
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        assert (api.ask(path, method="OPTIONS").status, api.ask(path, method="BREW").status) == (204, 501)
     assert api.app.statistics()["pool"]["taken"] == 0
 
 
