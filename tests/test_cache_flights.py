@@ -153,10 +153,11 @@ def test_a_head_of_an_answer_that_is_not_kept_has_no_body(site: Open) -> None:
     api.until(lambda: api.app.load().pool.in_use == 0)
 
 
-def test_a_reload_waits_for_those_that_wait(site: Open) -> None:
+@pytest.mark.parametrize("options", ["cache = 60", "cache = { ttl = 60, key = wait }"])
+def test_a_reload_waits_for_those_that_wait(site: Open, options: str) -> None:
     gate = Event()
     api = site(
-        'app:get("/x", { cache = 60 }, function() gate() return "x" end)',
+        f'local function wait() gate() return "x" end app:get("/x", {{ {options} }}, wait)',
         expose={"gate": lambda: gate.wait(20) or None},
     )
     greenlets = [api.spawn("/x") for _ in range(5)]

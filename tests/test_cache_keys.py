@@ -306,20 +306,6 @@ def test_a_purge_while_a_key_is_asked_or_its_answer_made(site: Open, lua: str) -
     assert ask(api, "Mobile 2").json == {"n": 3}
 
 
-def test_a_reload_waits_for_a_key(site: Open) -> None:
-    gate = Event()
-    api = site(
-        'app:get("/x", { cache = { ttl = 60, key = function() gate() return "k" end } }, count)',
-        expose={"gate": lambda: gate.wait(20) or None},
-    )
-    greenlets = [api.spawn("/x") for _ in range(5)]
-    api.until(lambda: api.figures("coalesced") == (4,))
-    api.app.reload()
-    gate.set()
-    assert [answer.status for answer in answers_of(greenlets)] == [200] * 5
-    api.until(lambda: not api.app._life._retiring)
-
-
 # ------------------------------------------------------------ a key that fails
 
 
