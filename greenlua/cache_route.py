@@ -22,6 +22,7 @@ from greenlua.cache_store import SHARE, Entry
 from greenlua.disconnects import CONNECTION
 from greenlua.errors import OverloadError
 from greenlua.fields import FAILED
+from greenlua.files import ASKED_KEY
 from greenlua.messages import Failure
 from greenlua.routes import Route
 
@@ -30,7 +31,7 @@ log = logging.getLogger("greenlua")
 REFRESH_EVERY = 1.0  # seconds between two tries to make a stale answer anew
 REFRESHES_MAX = 64  # at once; who finds so many serves the stale answer, and somebody tries later
 
-_OF_THE_CLIENT = (CONNECTION, "gunicorn.socket", "greenlua.upgrade")
+_OF_THE_CLIENT = (ASKED_KEY, CONNECTION, "gunicorn.socket", "greenlua.upgrade")
 _OTHERS_MAY_DO_BETTER = ("499", "503", "504")
 
 

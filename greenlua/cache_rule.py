@@ -3,7 +3,7 @@
 An answer that is kept may depend on nothing but its variant: the path, the query (or the parameters the rule names), and the
 headers and cookies it names; or on the key that a function of the app makes of these. So the handler is shown no other parameter
 and no other cookie, and an answer for which it looked at another header is not kept. Nothing in a variant is known only to the
-server: the HTTP front takes the same bytes for the same request (http/repeats.py). Uses fields, answers.
+server: the HTTP front takes the same bytes for the same request (http/repeats.py). Uses fields, answers, files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from greenlua.answers import Answer
 from greenlua.fields import CREDENTIALS
+from greenlua.files import ASKED_KEY
 from greenlua.security import Headers
 
 FIELDS_MAX = 1000  # parameters or cookies that lua/context.lua reads; a request with more is its to refuse
@@ -91,6 +92,7 @@ class Rule:
     def shown(self, environ: dict[str, Any], variant: Any) -> dict[str, Any]:
         """The request as the handler may see it: what others of this variant have in common, and a GET."""
         reduced = environ.copy()
+        reduced[ASKED_KEY] = environ
         reduced["REQUEST_METHOD"] = "GET"
         for key in _CONDITIONS:
             reduced.pop(key, None)

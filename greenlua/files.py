@@ -22,6 +22,7 @@ from greenlua.errors import ClientError, OverloadError
 from greenlua.security import Headers
 
 BLOCK = 65536  # bytes read at a time
+ASKED_KEY = "greenlua.asked"  # in the environ that a handler is shown: the one of the request, where that differs (cache_rule.py)
 _SETTLED = 1.0  # seconds; a change sooner after another one may leave the time of the file as it is
 
 # Through a folder one only passes; where the system can say so, that takes no right to list it.
@@ -143,7 +144,8 @@ def deliver(
     """A file as an answer: whole, a part of it, or the word that the client has it already.
 
     Args:
-        environ: the request; ``wsgi.file_wrapper`` is used when the server has one.
+        environ: the request, whose own conditions and range hold also where its handler was not shown them;
+            ``wsgi.file_wrapper`` is used when the server has one.
         file: closed here, or with the body.
         headers: of the answer so far; where they have one of the file's (Content-Type, ETag, Last-Modified...), theirs holds.
         status: that of the answer; any but 200 is sent whole.
@@ -173,13 +175,14 @@ def _deliver(
         headers.append(("Accept-Ranges", "bytes"))
         etag = given.get("etag", file.etag)
         modified = seconds_of(given["last-modified"]) if "last-modified" in given else file.modified
-        outcome = precondition(environ, etag, modified)
+        asked = environ.get(ASKED_KEY, environ)
+        outcome = precondition(asked, etag, modified)
         if outcome == 412:
             raise ClientError(412, "this file is not the one that the request is about")
         if outcome == 304:
             file.content.close()
             return 304, [header for header in headers if header[0].lower() not in _OF_A_BODY], []
-        part = byte_range(environ, file.size, etag, modified)
+        part = byte_range(asked, file.size, etag, modified)
         if part is not None:
             status, (start, end) = 206, part
             headers.append(("Content-Range", f"bytes {start}-{end - 1}/{file.size}"))

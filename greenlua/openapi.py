@@ -40,7 +40,7 @@ _PROBLEM: dict[str, Any] = {
         "detail": {"type": "string", "description": "what is wrong, for people"},
         "request_id": {"type": "string", "description": "names the request in the server's log"},
     },
-    "required": ["type", "title", "status", "request_id"],
+    "required": ["type", "title", "status"],  # a kept one names no request
 }
 _ERRORS: dict[str, Any] = {
     "type": "array",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
 
+from greenlua.errors import ConfigurationError
 from tests.cache_site import COUNTING, CacheSite, Open
 
 
@@ -420,14 +423,61 @@ CONTRACT = 'headers = { ["x-token"] = v.string { min = 3 } }'
 GREET = 'function(ctx) return "for " .. ctx.headers["x-token"] end'
 
 
-def test_headers_of_a_contract_are_looked_at(site: Open, lua: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The contract reads them, and not the handler; an answer that is made of one is still nobody else's."""
-    api = site(f'app:get("/x", {{ cache = 60, {CONTRACT} }}, {GREET})', lua=lua)
-    for token in ("ada", "bob", "ada"):
-        assert api.ask("/x", headers={"X-Token": token}).body == f"for {token}".encode()
-    assert api.ask("/x").status == 422
-    assert api.ask("/x", headers={"X-Token": "a"}).status == 422
-    assert "is not kept: the handler or a hook looked at X-Token" in caplog.text
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            f"cache = 60, {CONTRACT}",
+            "has x-token, so answers may depend on it and none would be kept; name it in vary of its cache, or",
+        ),
+        (f'cache = {{ ttl = 60, ignore = "x-token", key = key }}, {CONTRACT}', "has x-token, so answers may"),
+        (
+            'cache = { ttl = 60, ignore = "*" }, headers = { authorization = v.string }',
+            "has authorization, so answers may",
+        ),
+        (
+            'cache = { ttl = 60, query = "page" }, query = { page = v.integer, size = v.optional(v.integer) }',
+            "has size, but the query of its cache does not name that, so it would be taken out of each request",
+        ),
+    ],
+)
+def test_a_contract_and_a_cache_that_contradict_each_other_stop_the_start(site: Open, options: str, said: str) -> None:
+    with pytest.raises(
+        ConfigurationError,
+        match=f"app.lua:{COUNTING.count(chr(10)) + 2}: the option .* of app:get /x {re.escape(said)}",
+    ):
+        site(f'local function key() end app:get("/x", {{ {options} }}, count)')
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        'cache = { ttl = 60, vary = "x-token", key = key }, ' + CONTRACT,
+        'cache = { ttl = 60, ignore = "X-Token" }, ' + CONTRACT,
+        'cache = { ttl = 60, ignore = "*" }, ' + CONTRACT,
+        "cache = { ttl = 60, private = false }, headers = { authorization = v.string, ['x-token'] = nil }",
+        'cache = { ttl = 60, cookies = "id" }, headers = { cookie = v.optional(v.string) }',
+    ],
+)
+def test_a_contract_of_what_the_cache_knows_is_kept(site: Open, options: str) -> None:
+    api = site(f'local function key() return "k" end app:get("/x", {{ {options} }}, count)')
+    headers = {"X-Token": "abc", "Authorization": "me"} if "private" in options else {"X-Token": "abc"}
+    assert [api.ask("/x", headers=headers).headers.get("age") for _ in range(3)] == [None, "0", "0"]
+
+
+def test_a_file_is_sent_as_far_as_the_client_wants_it(site: Open, lua: str) -> None:
+    """It is not kept, so the conditions and ranges of each request hold."""
+    api = site('app:get("/f", { cache = 60 }, function() return response.file("app.lua") end)', lua=lua)
+    whole = api.ask("/f")
+    assert (whole.status, whole.headers["accept-ranges"]) == (200, "bytes")
+    time.sleep(1.1)  # until then the file's ETag is a weak one
+    etag = api.ask("/f").headers["etag"]
+    for method in ("GET", "HEAD"):
+        assert api.ask("/f", method, {"If-None-Match": etag}).status == 304
+        part = api.ask("/f", method, {"Range": "bytes=1-3"})
+        assert (part.status, part.body) == ((206, whole.body[1:4]) if method == "GET" else (200, b""))
+    assert api.ask("/f", headers={"If-Match": '"other"'}).status == 412
+    assert api.figures("stored") == (0,)
 
 
 def test_headers_of_a_contract_that_the_rule_names_are_part_of_the_key(site: Open, lua: str) -> None:

@@ -294,7 +294,7 @@ def test_errors_stand_once_however_many_routes_there_are() -> None:
     whole = document(routes, {})
     check(whole)
     assert set(whole["components"]["schemas"]) == {"Problem", "InvalidRequest"}
-    assert whole["components"]["schemas"]["Problem"]["required"] == ["type", "title", "status", "request_id"]
+    assert whole["components"]["schemas"]["Problem"]["required"] == ["type", "title", "status"]
     assert len(whole["components"]["responses"]) == 7
     assert whole["paths"]["/7"]["post"]["responses"]["422"] == {"$ref": "#/components/responses/UnprocessableContent"}
 

@@ -86,6 +86,34 @@ end
 
 options.methods_of.cache = { GET = true, HEAD = true }
 
+local function set_of(list)
+  local set = {}
+  for _, name in next, list or {} do set[name] = true end
+  return set
+end
+
+-- A contract that asks for what the cache keeps from the handler could never be met, or nothing would ever be kept.
+options.checks[#options.checks + 1] = function(declaration, what)
+  local facts = declaration.facts
+  local rule = facts.cache
+  if not rule then return end
+  local named = rule.query and set_of(rule.query)
+  for _, name in next, options.names_of(named and facts.query and facts.query.properties or {}) do
+    if not named[name] then
+      raise("the option query of %s has %s, but the query of its cache does not name that, so it would be taken out of each request", what, name)
+    end
+  end
+  local vary, ignored = set_of(rule.vary), rule.key and {} or set_of(rule.ignore)
+  for _, name in next, options.names_of(facts.headers and facts.headers.properties or {}) do
+    local secret = name == "authorization" or name == "cookie"
+    if not (vary[name] or ignored[name] or ignored["*"] and not secret or secret and rule.private == false and not rule.key
+      or name == "cookie" and rule.cookies) then
+      raise("the option headers of %s has %s, so answers may depend on it and none would be kept; name it in vary of its cache%s", what,
+        name, rule.key and "" or ", or in ignore when no answer depends on it")
+    end
+  end
+end
+
 -- ---------------------------------------------------------------- app:constant
 
 -- Bytes as JSON can carry them to Python: each as the character of that number.
