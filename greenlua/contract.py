@@ -153,6 +153,8 @@ class Contract:
             raise ClientError(422, INVALID, faults[:ERRORS_MAX])
         if schema.fill is not None:
             schema.fill(value)
+            if schema.fills_unique and not schema.fits(value):
+                raise ClientError(422, INVALID, schema.explain(value))
         if self._params is not None:
             checked.params = {**params, **value["params"]}
         if self._query is not None:

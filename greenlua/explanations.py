@@ -8,7 +8,7 @@ none. Whether a keyword is kept is asked of jsonschema-rs, so both always agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -137,6 +137,24 @@ def meant_for(definition: Definition) -> Callable[[Any], bool]:
     return meant
 
 
+def _has_shape(value: dict[str, Any], definition: Definition) -> bool:
+    """Whether an object has the fields of one alternative, whatever is in them."""
+    if not all(name in value for name in definition.get("required", ())):
+        return False
+    return (
+        definition.get("additionalProperties") is not False or value.keys() <= definition.get("properties", {}).keys()
+    )
+
+
+def _what(definition: Definition) -> str:
+    """What a simple alternative is, for people; nothing where that takes more words."""
+    for word in ("const", "enum"):
+        if word in definition:
+            return SENTENCES[word](definition[word]).removeprefix("must be ")
+    kinds = definition.get("type", ())
+    return " or ".join(NOUNS[kind] for kind in ([kinds] if type(kinds) is str else kinds))
+
+
 class Explainer:
     """Says what is wrong with values.
 
@@ -237,14 +255,46 @@ class Explainer:
                 return
 
     def _visit_alternatives(self, value: Any, alternatives: list[Definition], path: tuple[str | int, ...]) -> None:
-        """Goes into the only alternative that a value of this type can be meant for; otherwise says that there are several."""
-        resolved = [self._resolve(alternative) for alternative in alternatives]
+        """Goes into the only alternative that a value can be meant for; otherwise says what there is."""
+        resolved = list(self._flatten(alternatives, set()))
         meant = [one for one in resolved if meant_for(one)(value)]
-        if len(meant) == 1:
-            self._visit(value, meant[0], path)
+        objects = [one for one in resolved if may_be(one, dict)] if type(value) is dict else []
+        if len(objects) > 1 and len(meant) != 1:
+            if self._tell_names(value, objects, path):
+                return
+            meant = [one for one in meant if _has_shape(value, one)] or meant
+        composed = [one for one in meant if "const" not in one and "enum" not in one]
+        if len(composed) == 1 == len(meant):
+            self._visit(value, composed[0], path)
             return
-        kinds = [one.get("type") for one in resolved]
-        if not meant and all(type(kind) is str for kind in kinds):
-            self._add(path, "must be " + " or ".join(dict.fromkeys(NOUNS[str(kind)] for kind in kinds)))
-        else:
-            self._add(path, f"must fit one of the {len(alternatives)} alternatives that there are here")
+        shown = [_what(one) for one in resolved]
+        if not composed and not objects and all(shown):
+            self._add(path, "must be " + " or ".join(dict.fromkeys(shown)))
+            return
+        fields = [", ".join(one.get("required", ())[:CHOICES_MAX]) for one in objects]
+        hint = f": one with {', or one with '.join(fields)}" if all(fields) and 1 < len(fields) <= CHOICES_MAX else ""
+        self._add(path, f"must fit one of the {len(resolved)} alternatives that there are here{hint}")
+
+    def _flatten(self, alternatives: list[Definition], seen: set[int]) -> Iterator[Definition]:
+        """Alternatives, also those inside of alternatives, each once. Names in circles have been refused."""
+        for alternative in alternatives:
+            definition = self._resolve(alternative)
+            if id(definition) in seen:
+                continue
+            seen.add(id(definition))
+            if "anyOf" in definition:
+                yield from self._flatten(definition["anyOf"], seen)
+            else:
+                yield definition
+
+    def _tell_names(self, value: dict[str, Any], objects: list[Definition], path: tuple[str | int, ...]) -> bool:
+        """Whether there is a field by which all alternatives are told apart; then says what it may be."""
+        for name, inner in objects[0].get("properties", {}).items():
+            constants = [one.get("properties", {}).get(name, {}).get("const") for one in objects]
+            if not all(type(constant) is str for constant in constants) or value.get(name) in constants:
+                continue
+            if type(inner.get("const")) is str:
+                shown = " or ".join(_shown(constant) for constant in dict.fromkeys(constants[:CHOICES_MAX]))
+                self._add((*path, name), f"must be {shown}" if name in value else f"is required: {shown}")
+                return True
+        return False

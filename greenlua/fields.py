@@ -162,17 +162,19 @@ _MULTIPART.parse_options.max_body_part_count = 1000
 
 
 def read_multipart(environ: dict[str, Any], body: bytes) -> tuple[Any, ...]:
-    """(True, name, filename or False, content type, content, ...); (False, status, sentence) for a bad body."""
+    """(True, name, filename or False, content type, content, ...); (False, status, sentence) for a bad body. No file is no part."""
     flat: list[Any] = [True]
     try:
         form = _MULTIPART.deserialize(BytesIO(body), environ.get("CONTENT_TYPE"), len(body))
         for part in form:
-            filename = part.filename
+            filename, data = part.filename, part.get_data()
+            if filename == "" and not data:
+                continue  # what browsers send for a file that nobody has chosen
             flat += (
                 (part.name or "").encode(errors="replace"),
                 False if filename is None else filename.encode(errors="replace"),
                 (part.content_type or "").encode(errors="replace"),
-                part.get_data(),
+                data,
             )
     except HTTPError as error:
         reason = error.description or error.title or "it cannot be read"

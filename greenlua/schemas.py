@@ -33,14 +33,16 @@ class Schema:
     Attributes:
         fits: whether a value is what it asks for.
         fill: gives a value that fits with its defaults (filling.py); None where a value stays as it is.
+        fills_unique: whether a value that was filled may have the same item twice, and must be judged again.
         explain: gives what is wrong with a value that does not fit, as ``{"pointer", "message"}``; at most a hundred.
     """
 
-    __slots__ = ("explain", "fill", "fits")
+    __slots__ = ("explain", "fill", "fills_unique", "fits")
 
     def __init__(self, schemas: Schemas, definition: Definition) -> None:
         self.fits = schemas.fits(definition)
         self.fill = schemas.fillers.of(definition)
+        self.fills_unique = self.fill is not None and schemas.has_unique(definition, set())
         self.explain: Callable[[Any], list[dict[str, str]]] = Explainer(
             schemas.fits, schemas.resolve, definition
         ).explain
@@ -120,7 +122,10 @@ class Schemas:
                 return False, msgspec.json.encode(found.explain(decoded))
             if found.fill is None:
                 return True, value
-            return True, msgspec.json.encode(found.fill(decoded))
+            filled = found.fill(decoded)
+            if found.fills_unique and not found.fits(filled):
+                return False, msgspec.json.encode(found.explain(filled))
+            return True, msgspec.json.encode(filled)
         except Exception as error:
             return None, f"v.validate cannot use this schema or value: {error}".encode()
 
@@ -152,6 +157,18 @@ class Schemas:
         while "$ref" in definition:
             definition = self._named[definition["$ref"].removeprefix(PREFIX)]
         return definition
+
+    def has_unique(self, definition: Definition, seen: set[str]) -> bool:
+        """Whether an array in there may not have the same item twice."""
+        name = definition.get("$ref")
+        if name is not None:
+            if name in seen:
+                return False
+            seen.add(name)
+            definition = self.resolve(definition)
+        return bool(definition.get("uniqueItems")) or any(
+            self.has_unique(inner, seen) for inner in inner_of(definition)
+        )
 
     def fits(self, definition: Definition) -> Callable[[Any], bool]:
         """Whether a value is what a strict definition asks for."""

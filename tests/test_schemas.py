@@ -428,7 +428,14 @@ app:get("/made/{n:int}", function(ctx)
   local value, errors = v.validate(v.string { max = ctx.params.n, example = "x" }, "word")
   return { value = value, errors = errors }
 end)
-app:get("/function", function() v.validate(v.any, print) end)
+app:get("/odd", function()
+  local function faults(...) return (select(2, v.validate(...))) or {} end
+  return {
+    faults(v.any, print), faults(v.object { a = v.number }, { a = 0/0 }), faults(v.string, "\\255"), faults(v.string, nil),
+    faults(v.optional(v.string), nil), { (v.validate(v.integer { default = 5 }, nil)) },
+    { (v.validate(v.object { a = v.integer { default = 6 } } { default = {} }, nil)) },
+  }
+end)
 app:get("/kept", function()
   local value = { a = {} }
   local copy = v.validate(SCHEMAS.deep, value)
@@ -477,15 +484,97 @@ def test_any_value_can_be_validated_in_a_handler(write: Write, lua: str, caplog:
     assert api.get("/kept").json[:2] == [True, 3]
     if lua != "luajit":
         assert api.get("/kept").json[2] == "integer"
+    odd = api.get("/odd").json
+    assert [fault["message"] for [fault] in odd[:3]] == [
+        "$ is a function, which JSON cannot say", "$.a is NaN, which JSON cannot say", "$ is not valid UTF-8",
+    ]  # fmt: skip
+    assert odd[3:] == [[{"pointer": "", "message": "is required"}], {}, [5], [{"a": 6}]]
     for path, sentence in {
-        "/function": "app.lua:23: v.validate takes what JSON has: $ is a function",
-        "/bad": "app.lua:29: the default does not fit its own schema: it must be a string",
-        "/unknown": "app.lua:30: there is no schema Nobody; the schemas are Tree",
-        "/large": "app.lua:31: v.validate takes values of at most 1048576 bytes as JSON, not 1048578",
+        "/bad": "app.lua:36: the default does not fit its own schema: it must be a string",
+        "/unknown": "app.lua:37: there is no schema Nobody; the schemas are Tree",
+        "/large": "app.lua:38: v.validate takes values of at most 1048576 bytes as JSON, not 1048578",
     }.items():
         caplog.clear()
         assert api.get(path).status_code == 500
         assert sentence in caplog.text
+
+
+ALTERNATIVES = """local app = greenlua.app {}
+local circle = app:schema("Circle", v.object { kind = v.const "circle", r = v.number { min = 0 } })
+local shape = app:schema("Shape", v.any_of(circle, v.object { kind = v.const "square", w = v.number }, v.nullable(circle)))
+local SCHEMAS = {
+  shape = shape,
+  shapes = v.array(v.object { at = v.nullable(shape) }),
+  bare = v.any_of(v.object { r = v.number }, v.object { w = v.number, h = v.number }),
+  mixed = v.any_of(v.integer, v.const "auto", v.string { enum = { "a", "b" } }),
+  null = v.nullable(v.const "x"),
+  list = v.any_of(v.array(v.integer), v.array(v.string)),
+  words = v.any_of(v.string { min = 3 }, v.string { pattern = "^x" }),
+  either = v.any_of(v.string, v.object { a = v.integer }, v.object { b = v.integer }),
+}
+app:post("/{name}", function(ctx) return select(2, v.validate(SCHEMAS[ctx.params.name], ctx.json)) or {} end)
+return app
+"""
+NONE_FITS = "must fit one of the 2 alternatives that there are here"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "faults"),
+    [
+        ("shape", {"kind": "triangle"}, ['/kind must be "circle" or "square"']),
+        ("shape", {"r": 1}, ['/kind is required: "circle" or "square"']),
+        ("shape", {"kind": "circle", "r": -1}, ["/r must be at least 0"]),
+        ("shape", {"kind": "square"}, ["/w is required"]),
+        ("shape", 5, [" must be an object or null"]),
+        ("shapes", [{"at": {"kind": "circle", "r": "x"}}], ["/0/at/r must be a number"]),
+        ("shapes", [{"at": None}, {"at": {"kind": 7}}], ['/1/at/kind must be "circle" or "square"']),
+        ("bare", {"r": "x"}, ["/r must be a number"]),
+        ("bare", {"w": 1, "h": []}, ["/h must be a number"]),
+        ("bare", {}, [f" {NONE_FITS}: one with r, or one with h, w"]),
+        ("bare", {"r": 1, "w": 1}, [f" {NONE_FITS}: one with r, or one with h, w"]),
+        ("bare", "x", [" must be an object"]),
+        ("mixed", "x", [' must be an integer or "auto" or one of "a", "b"']),
+        ("mixed", True, [' must be an integer or "auto" or one of "a", "b"']),
+        ("null", "y", [' must be "x" or null']),
+        ("list", [1, "x"], [f" {NONE_FITS}"]),
+        ("list", 1, [" must be an array"]),
+        ("words", "y", [f" {NONE_FITS}"]),
+        ("either", {"a": "x"}, ["/a must be an integer"]),
+        ("either", {"c": 1}, [" must fit one of the 3 alternatives that there are here: one with a, or one with b"]),
+        ("either", 1, [" must be a string or an object"]),
+    ],
+)  # fmt: skip
+def test_of_alternatives_the_one_that_is_meant_is_gone_into(
+    write: Write, name: str, value: Any, faults: list[str]
+) -> None:
+    answer = load(write(ALTERNATIVES), "5.4").simulate_post(f"/{name}", body=json.dumps(value))
+    assert [f"{fault['pointer']} {fault['message']}" for fault in answer.json] == faults
+
+
+UNIQUE = """local app = greenlua.app {}
+local list = v.array(v.object { id = v.integer, q = v.integer { default = 1 } }) { unique = true }
+app:schema("List", list)
+app:post("/body", { body = { l = v.ref "List" } }, function(ctx) return ctx.json end)
+app:post("/value", function(ctx) return select(2, v.validate(list, ctx.json)) or { "fine" } end)
+return app
+"""
+
+
+@pytest.mark.parametrize("rule", ["refuse", "drop"])
+def test_items_are_different_with_their_defaults_too(write: Write, rule: str) -> None:
+    api = load(write(UNIQUE), "5.4", unknown_fields=rule)
+    twice: list[Any] = [{"id": 1}, {"id": 1, "q": 1} if rule == "refuse" else {"id": 1, "z": 9}]
+    answer = api.simulate_post("/body", json={"l": twice})
+    assert (answer.status_code, answer.json.get("errors")) == (
+        422,
+        [{"pointer": "/body/l", "message": "must not have the same item twice"}],
+    )
+    assert api.simulate_post("/value", json=twice).json == [
+        {"pointer": "", "message": "must not have the same item twice"}
+    ]
+    fine = [{"id": 1}, {"id": 1, "q": 2}]
+    assert api.simulate_post("/body", json={"l": fine}).json == {"l": [{"id": 1, "q": 1}, {"id": 1, "q": 2}]}
+    assert api.simulate_post("/value", json=fine).json == ["fine"]
 
 
 # ------------------------------------------------------------ agreement with jsonschema-rs

@@ -350,14 +350,18 @@ end
 
 -- ---------------------------------------------------------------- any value
 
--- The value with defaults filled in, always a copy; or nil and a list of { pointer, message }.
+-- The value with defaults filled in, always a copy; or nil and a list of { pointer, message }. nil is a field that is not there.
 function schemas.v.validate(node, value)
   local it = check_node(node, "what v.validate takes first")
   if not is_serving() and (it.refers or find(encode(it.json), schemas.REFERENCE, 1, true)) then
     raise("v.validate needs all names of app:schema, so a schema with v.ref can be used when the app is loaded")
   end
+  if value == nil then
+    value = it.json.default
+    if value == nil then return nil, not it.optional and { { pointer = "", message = "is required" } } or nil end
+  end
   local text, why = try_encode(value)
-  if not text then raise("v.validate takes what JSON has: %s", why) end
+  if not text then return nil, { { pointer = "", message = why } } end
   it.text = it.text or encode(it.json)
   local fine, result = host.validate(it.text, text)
   if fine == nil then raise("%s", result or "not enough memory") end
