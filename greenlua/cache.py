@@ -61,16 +61,18 @@ class Cache:
         page = self._pages.get(path)
         return page.entries.get(variant) if type(page) is CachedPage else None
 
-    def keep(self, entry: Entry, rule: Rule, methods: tuple[str, ...]) -> None:
-        """Keeps an answer, in place of the one before; its aliases too, unless its time was over."""
+    def keep(self, entry: Entry, rule: Rule, methods: tuple[str, ...], refreshes: bool = False) -> None:
+        """Keeps an answer, in place of the one before, with its aliases unless that one was over and nobody refreshed it."""
         before = self.find(entry.path, entry.variant)
         if before is not None:
             self.store.drop(before)
-            if self.clock() < before.gone_at:
+            if refreshes or self.clock() < before.gone_at:
                 entry.aliases = before.aliases
                 entry.size += sum(before.aliases.values())
-                while entry.size > self.store.share:
-                    entry.size -= entry.aliases.pop(next(iter(entry.aliases)))
+                for variant in list(entry.aliases) if entry.size > self.store.share else ():
+                    entry.size -= entry.aliases.pop(variant)
+                    if entry.size <= self.store.share:
+                        break
         page = self._pages.get(entry.path)
         if page is None:
             page = self._pages[entry.path] = CachedPage(self, rule, methods)
@@ -92,13 +94,15 @@ class Cache:
         if before is not None:
             self._forget(page, before, variant)
         size, most = size_of_alias(variant), self.store.share - entry.size
+        oldest = (
+            iter(list(entry.aliases)) if size > most else iter(entry.aliases)
+        )  # of a dict the first is not always near
         while entry.aliases and (size > most or len(entry.aliases) >= ALIASES_MAX):
-            most += self._forget(page, entry, next(iter(entry.aliases)))
+            most += self._forget(page, entry, next(oldest))
         if size <= most:
             page.entries[variant] = entry
             entry.aliases[variant] = size
             self.store.grow(entry, size)
-            self.flights.is_one_to_keep((entry.path, variant))
 
     def _forget(self, page: CachedPage, entry: Entry, variant: Hashable) -> int:
         """An alias; gives the bytes that it took."""

@@ -1,4 +1,4 @@
-"""Flights: the runs of handlers for answers that may be kept, for which others wait who want the same.
+"""Flights: the runs in Lua for answers that may be kept, or for their keys, for which others wait who want the same.
 
 Uses errors; gevent.
 """
@@ -6,6 +6,7 @@ Uses errors; gevent.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 from gevent.event import Event
 
@@ -18,22 +19,36 @@ APART = 5.0  # seconds for which nobody waits for an answer again that turned ou
 APART_MAX = 1024
 
 
+class Key(NamedTuple):
+    """What the key's function of a rule has said of a request.
+
+    Attributes:
+        text: the key; None: the request has none.
+        left_out: see `Rule.left_out`.
+    """
+
+    text: bytes | None
+    left_out: frozenset[str]
+
+
 class Flight:
-    """A handler that runs for an answer which may be kept.
+    """A run in Lua of which the outcome may be shared: of a handler, for an answer; or of the function that says what a key is.
 
     Attributes:
         name: the answer's.
         entry: the answer, when it was one to keep.
+        key: what was found, where it asked for a key.
         again: nothing is known of the answer, because this one request came to nothing: another one should try.
         spoiled: its answer was purged before it was there.
     """
 
-    __slots__ = ("again", "done", "entry", "name", "spoiled")
+    __slots__ = ("again", "done", "entry", "key", "name", "spoiled")
 
     def __init__(self, name: Name) -> None:
         self.name = name
         self.done = Event()
         self.entry: Entry | None = None
+        self.key: Key | None = None
         self.again = True
         self.spoiled = False
 

@@ -8,7 +8,7 @@ Called by the requests' greenlets. Uses cache, cache_flights, cache_rule, cache_
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import gevent
 
 from greenlua.answers import Answer, render_error, render_failure
 from greenlua.cache import Cache
-from greenlua.cache_flights import Flight, Name
+from greenlua.cache_flights import Flight, Key
 from greenlua.cache_rule import Rule
 from greenlua.cache_store import SHARE, Entry
 from greenlua.disconnects import CONNECTION
@@ -55,12 +55,13 @@ class Asking:
     Attributes:
         environ, endpoint, params: the request, what it goes to, and the template's fields.
         path, variant: what it asks for.
+        head: whether it is a HEAD.
+        left_out: of the headers that the rule names, those that its key leaves out.
         deadline: by the cache's clock; until then it may wait for somebody else's run.
         waited: whether it has.
-        entry, again: what came of it; see `Flight`.
     """
 
-    __slots__ = ("again", "deadline", "endpoint", "entry", "environ", "params", "path", "variant", "waited")
+    __slots__ = ("deadline", "endpoint", "environ", "head", "left_out", "params", "path", "variant", "waited")
 
     def __init__(
         self, environ: dict[str, Any], endpoint: Any, params: dict[str, Any], variant: Hashable, deadline: float
@@ -69,14 +70,10 @@ class Asking:
         path: str = environ.get("PATH_INFO") or "/"
         self.path = path if path.isascii() else path.encode("latin-1").decode()  # app.py has seen that it can be
         self.variant = variant
+        self.head: bool = environ["REQUEST_METHOD"] == "HEAD"
+        self.left_out: frozenset[str] = frozenset()
         self.deadline = deadline
         self.waited = False
-        self.entry: Entry | None = None
-        self.again = True
-
-    @property
-    def head(self) -> bool:
-        return bool(self.environ["REQUEST_METHOD"] == "HEAD")
 
 
 class CachedRoute:
@@ -107,35 +104,39 @@ class CachedRoute:
         if variant is None:
             return self._runner.respond(environ, endpoint, params)
         asking = Asking(environ, endpoint, params, variant, cache.clock() + cache.timeout)
-        return self._share(asking, variant, self._run if self._key is None else self._run_by_key)
+        return self._share(asking, variant) if self._key is None else self._share_by_key(asking)
 
-    def _share(self, asking: Asking, variant: Hashable, run: Callable[[Name, Asking], Answer]) -> Answer:
-        """The answer that is kept, or the one of who runs for it now, or else what `run` gives."""
+    def _share(self, asking: Asking, variant: Hashable) -> Answer:
+        """The answer that is kept, or the one of who runs for it now, or a new one."""
         cache = self._cache
-        name = (asking.path, variant)
         while True:
-            now = cache.clock()
-            entry = cache.find(*name)
-            if entry is not None and now < entry.gone_at:
-                if now < entry.fresh_until:
-                    cache.store.hit(entry)
-                else:
-                    cache.store.used(entry)
-                    cache.stale += 1
-                    self._refresh(entry, now, asking)
-                asking.entry = entry
-                return entry.answer(asking.environ, asking.head, now)
-            flight = cache.flights.to(name)
+            kept = self._kept(asking, variant)
+            if kept is not None:
+                return kept
+            flight = cache.flights.to((asking.path, variant))
             if flight is None:
-                return run(name, asking)
+                return self._run(asking, variant)
             failure = self._wait(flight, asking)
             if failure is not None:
                 return failure
             if flight.entry is not None:
-                asking.entry = flight.entry
                 return flight.entry.answer(asking.environ, asking.head, cache.clock())
             if not flight.again:
-                return run(name, asking)
+                return self._run(asking, variant)
+
+    def _kept(self, asking: Asking, variant: Hashable) -> Answer | None:
+        """The answer that is kept, fresh or stale."""
+        cache, now = self._cache, self._cache.clock()
+        entry = cache.find(asking.path, variant)
+        if entry is None or now >= entry.gone_at:
+            return None
+        if now < entry.fresh_until:
+            cache.store.hit(entry)
+        else:
+            cache.store.used(entry)
+            cache.stale += 1
+            self._refresh(entry, now, asking)
+        return entry.answer(asking.environ, asking.head, now)
 
     def _wait(self, flight: Flight, asking: Asking) -> Answer | None:
         """Until it is over; an answer when that may not be, or takes too long."""
@@ -156,58 +157,74 @@ class CachedRoute:
 
     # ------------------------------------------------------------ keys
 
-    def _run_by_key(self, name: Name, asking: Asking) -> Answer:
-        """Asks for the request's key and goes by that; who asks for the same variant meanwhile waits for what comes of it."""
-        flights = self._cache.flights
+    def _share_by_key(self, asking: Asking) -> Answer:
+        """The same where the rule has a key. What comes of it is the answer of this variant from then on."""
+        cache, variant = self._cache, asking.variant
+        kept = self._kept(asking, variant)
+        if kept is not None:
+            return kept
+        key = self._find_key(asking)
+        if not isinstance(key, Key):
+            return key
+        if key.text is None:
+            return self._runner.respond(asking.environ, asking.endpoint, asking.params)
+        asking.left_out = key.left_out
+        answer = self._share(asking, (key.text,))
+        entry = cache.find(asking.path, (key.text,))
+        if entry is not None and cache.clock() < entry.gone_at:
+            cache.alias(entry, variant)
+        return answer
+
+    def _find_key(self, asking: Asking) -> Key | Answer:
+        """What the key's function says of this variant, to this request or to one that asks just now; an answer where there is no
+        time or room for that."""
+        flights, name = self._cache.flights, (asking.path, asking.variant)
+        while (flight := flights.to(name)) is not None:
+            failure = self._wait(flight, asking)
+            if failure is not None:
+                return failure
+            if flight.key is not None:
+                return flight.key
         flight = flights.begin(name)
         self._runner.coming += 1
         try:
             key = self._ask_key(asking)
-            answer = self._share(asking, key, self._run) if isinstance(key, bytes) else key
-            flight.entry, flight.again = asking.entry, asking.again
-            if asking.entry is not None:
-                self._cache.alias(asking.entry, asking.variant)
-            elif not asking.again:
-                flights.set_apart(name)
+            if isinstance(key, Key):
+                flight.key = key
+            return key
         finally:
             self._runner.coming -= 1
             flights.end(flight)
-        return answer or self._runner.respond(asking.environ, asking.endpoint, asking.params)
 
-    def _ask_key(self, asking: Asking) -> bytes | Answer | None:
-        """The key; None for a request that must go past; an answer where the function failed."""
-        seen = set[str]()
-        shown = self._rule.shown(asking.environ, asking.variant)
-        key = self._runner.ask_key(shown, self._key, asking.params, seen)
-        if isinstance(key, tuple):
-            asking.again = FAILED in seen and key[0][:3] in _OTHERS_MAY_DO_BETTER
-            return _without_body(key) if asking.head else key
-        objection = self._rule.objection_to_key(seen) if key is not None else None
+    def _ask_key(self, asking: Asking) -> Key | Answer:
+        rule, seen = self._rule, set[str]()
+        shown = rule.shown(asking.environ, asking.variant)
+        text = self._runner.ask_key(shown, self._key, asking.params, seen)
+        if isinstance(text, tuple):
+            return _without_body(text) if asking.head else text
+        objection = rule.objection_to_key(seen) if text is not None else None
         if objection is not None:
             self._tell(objection)
-            key = None
-        if key is None:
-            asking.again = False
-        return key
+            text = None
+        return Key(text, rule.left_out(seen))
 
     # ------------------------------------------------------------ runs
 
-    def _run(self, name: Name, asking: Asking) -> Answer:
+    def _run(self, asking: Asking, variant: Hashable) -> Answer:
         """Runs the handler for this request, and for those that wait for it."""
         cache = self._cache
         cache.misses += 1
-        flight = cache.flights.begin(name)
+        flight = cache.flights.begin((asking.path, variant))
         try:
             answer = self._fetch(flight, self._rule.shown(asking.environ, asking.variant), asking)
         finally:
             cache.flights.end(flight)
-        asking.entry, asking.again = flight.entry, flight.again
         if flight.entry is not None:
             status, headers, body = flight.entry.answer(asking.environ, asking.head, cache.clock())
             return status, [header for header in headers if header[0] != "Age"], body  # it is new
         return _without_body(answer) if asking.head else answer
 
-    def _fetch(self, flight: Flight, shown: dict[str, Any], asking: Asking) -> Answer:
+    def _fetch(self, flight: Flight, shown: dict[str, Any], asking: Asking, refreshes: bool = False) -> Answer:
         """The handler's answer, kept if it is one to keep."""
         cache, rule, seen = self._cache, self._rule, set[str]()
         answer = self._runner.respond(shown, asking.endpoint, asking.params, seen)
@@ -217,7 +234,7 @@ class CachedRoute:
             objection: str | None = ""
         else:
             flight.again = False
-            objection = rule.objection(answer, seen)
+            objection = rule.objection(answer, seen, asking.left_out)
         if objection is None:
             ours = {*cache.security.of(shown).headers}
             own = [pair for pair in headers if pair not in ours and pair[0] not in ("Content-Length", "X-Request-ID")]
@@ -225,10 +242,11 @@ class CachedRoute:
                 *flight.name, status, rule.complete(own), b"".join(body), cache.security, cache.clock(), rule.ttl, rule.stale,
                 cache.compression,
             )  # fmt: skip
+            entry.left_out = asking.left_out
             if cache.store.takes(entry):
                 flight.entry = entry
                 if not flight.spoiled:
-                    cache.keep(entry, rule, self._methods)
+                    cache.keep(entry, rule, self._methods, refreshes)
                 return answer
             objection = f"an answer of {entry.size} bytes is more than one {SHARE}th of the setting cache_memory"
         if not flight.again:
@@ -252,6 +270,7 @@ class CachedRoute:
         if now < entry.refresh_at or name in cache.flights or cache.refreshing >= REFRESHES_MAX:
             return
         entry.refresh_at = now + REFRESH_EVERY
+        asking.left_out = entry.left_out
         shown = self._rule.shown(asking.environ, asking.variant)
         for key in _OF_THE_CLIENT:
             shown.pop(key, None)
@@ -262,7 +281,7 @@ class CachedRoute:
 
     def _make_anew(self, flight: Flight, shown: dict[str, Any], asking: Asking) -> None:
         try:
-            answer = self._fetch(flight, shown, asking)
+            answer = self._fetch(flight, shown, asking, refreshes=True)
             if flight.entry is None:
                 _without_body(answer)
         finally:

@@ -8,7 +8,7 @@ server: the HTTP front takes the same bytes for the same request (http/repeats.p
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -33,13 +33,11 @@ class Rule:
         options: the option as lua/inline.lua gives it.
 
     Attributes:
-        key: the number of the function that gives a request's key, in the VM; None: a request's variant is its key.
         ttl, stale: seconds for which an answer is fresh, and for which it may be served after that while it is made anew.
         simple: the variant is the query string as it came.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.key: int | None = options.get("key")
         self.ttl: float = options["ttl"]
         self.stale: float = options.get("stale", 0)
         self._private: bool = options.get("private", True)
@@ -106,12 +104,13 @@ class Rule:
 
     # ------------------------------------------------------------ answers
 
-    def objection(self, answer: Answer, seen: set[str]) -> str | None:
+    def objection(self, answer: Answer, seen: set[str], left_out: frozenset[str] = frozenset()) -> str | None:
         """Why an answer is not kept: a sentence that is worth telling, or "" where the answer itself says so; None: it is kept.
 
         Args:
             answer: a handler's.
             seen: what the handler looked at, as keys of the environ.
+            left_out: of what the rule names, the headers that the key's function did not look at.
         """
         status, headers, body = answer
         if int(status[:3]) not in self._statuses:
@@ -126,12 +125,12 @@ class Rule:
                 return ""
             if name == "vary" and not self._varies.issuperset(_tokens(value)):
                 return f"its answer says Vary: {value}; name these headers in the rule's vary"
-        unknown = sorted(
-            _name_of(key) for key in seen - self._known if key in CREDENTIALS or "HTTP_*" not in self._known
-        )
-        if not unknown:
+        if not left_out.isdisjoint(seen):
+            names = _names_of(left_out & seen)
+            return f"the handler or a hook looked at {names}, but the rule's key did not; let it look there too"
+        what = _names_of({key for key in seen - self._known if key in CREDENTIALS or "HTTP_*" not in self._known})
+        if not what:
             return None
-        what = ", ".join(unknown)
         if not CREDENTIALS.isdisjoint(seen - self._known):
             return (
                 f"the handler or a hook looked at {what}, so the answer may be for one person only; where it is not, say"
@@ -142,9 +141,13 @@ class Rule:
             " rule's vary, or in ignore when no answer depends on it"
         )
 
+    def left_out(self, seen: set[str]) -> frozenset[str]:
+        """What the rule names of the headers, and a key's function did not look at."""
+        return frozenset(self._named - seen)
+
     def objection_to_key(self, seen: set[str]) -> str | None:
         """Why nothing is kept by a key: its function looked at more than the variant, whose key it would be from then on."""
-        unknown = ", ".join(sorted(_name_of(key) for key in seen - self._named))
+        unknown = _names_of(seen - self._named)
         if not unknown:
             return None
         return (
@@ -175,6 +178,10 @@ def _name_of(key: str) -> str:
     if key in ("wsgi.url_scheme", "REMOTE_ADDR"):
         return "scheme" if key == "wsgi.url_scheme" else "client_ip"
     return key.removeprefix("HTTP_").replace("_", "-").title()
+
+
+def _names_of(keys: Set[str]) -> str:
+    return ", ".join(sorted(_name_of(key) for key in keys))
 
 
 def _tokens(value: str, end: str = ",") -> set[str]:

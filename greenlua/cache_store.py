@@ -30,7 +30,7 @@ class Entry(Prepared):
     """An answer that is kept.
 
     Args:
-        path, variant: its name; the variant is what `Rule.variant` gives, or the bytes of a key.
+        path, variant: its name; the variant is what `Rule.variant` gives, or where the rule has a key a tuple of that alone.
         status, headers, body, security: see `Prepared`.
         stored_at: by the cache's clock, in seconds.
         fresh, stale: seconds; see `Rule`.
@@ -38,6 +38,7 @@ class Entry(Prepared):
     Attributes:
         fresh_until, gone_at: by the same clock.
         aliases: variants that have it as well, where it has a key: the bytes that each takes, the oldest first.
+        left_out: see `Rule.left_out`.
         store: where it is kept; None: nowhere.
         refresh_at: nobody tries to make it anew before.
         size: bytes that it takes.
@@ -49,6 +50,7 @@ class Entry(Prepared):
         "aliases",
         "fresh_until",
         "gone_at",
+        "left_out",
         "path",
         "refresh_at",
         "size",
@@ -76,6 +78,7 @@ class Entry(Prepared):
         self.store: Store | None = None
         self.path, self.variant = path, variant
         self.aliases: dict[Hashable, int] = {}
+        self.left_out: frozenset[str] = frozenset()
         self.stored_at = stored_at
         self.fresh_until = self.refresh_at = stored_at + fresh
         self.gone_at = self.fresh_until + stale

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 EMPTY, JSON, TEXT, HTML, PROBLEM, FILE, STREAM = range(7)
 STREAMED = 0
 """In place of the status of an answer that has left in pieces."""
-KEY, NO_KEY = 1, 2
-"""In place of the status, where a cache asked for a request's key (lua/routes.lua): the body is that key; there is none."""
+KEY = 1
+"""In place of the status, where a cache asked for a request's key and the body is that (lua/routes.lua); NO_KEY is 2."""
 
 # Kinds of events in the outbox (lua/outbox.lua).
 EVENT_OPERATION, EVENT_FAILURE, EVENT_LOG, EVENT_CANCEL, EVENT_DEFER = range(1, 6)

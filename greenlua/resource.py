@@ -24,7 +24,7 @@ from greenlua.errors import ClientError, GreenluaError, OverloadError
 from greenlua.fields import FAILED, to_lua
 from greenlua.http.ready import Direct, Ready
 from greenlua.inline import Page
-from greenlua.messages import KEY, NO_KEY, Call, Failure, Reply
+from greenlua.messages import KEY, Call, Failure, Reply
 from greenlua.operations import Operations
 from greenlua.reports import log_failure
 from greenlua.routes import Route
@@ -123,17 +123,23 @@ class Responder:
     def ask_key(
         self, environ: dict[str, Any], endpoint: Endpoint, params: dict[str, Any], seen: set[str]
     ) -> bytes | Answer | None:
-        """A request's key in the cache; None: it has none; an answer where the function fails. Else as `respond`."""
+        """A request's key in the cache; None: it has none, or its function failed, which is logged; an answer where there was no
+        room or time for it. ``seen``: is told what the function looked at."""
         try:
             reply = self._ask(environ, endpoint, params, seen)
-        except (ClientError, OverloadError) as error:
-            seen.add(FAILED)
+        except OverloadError as error:
             return render_error(error, environ, self._policy_for(environ))
-        if not isinstance(reply, Reply):
-            seen.add(FAILED)
-        elif reply.status in (KEY, NO_KEY):
-            return reply.body if reply.status == KEY else None
-        return self.finish(reply, environ, endpoint)
+        except ClientError:
+            return None  # it comes up again where it is answered
+        if isinstance(reply, Failure):
+            if reply.status != 500:
+                return self._fail(reply, environ)
+            log_failure(environ, reply.message or reply.detail, reply.traceback)
+        elif reply.stream is not None:
+            reply.stream.close()
+        elif reply.status == KEY:
+            return reply.body
+        return None
 
     def ready(self, environ: dict[str, Any], endpoint: Endpoint, params: dict[str, Any]) -> Answer | Ready:
         """The same for the HTTP front. PERF: most answers are ready ones, and cost 5 us less."""
@@ -296,7 +302,9 @@ class LuaResource:
         get = methods.get("GET")
         if cache is not None and get is not None and "cache" in get.options:
             heads = methods["HEAD"] is get
-            cached = CachedRoute(cache, get, responder, _key_of(get, responder, contracts), heads)
+            number = get.options["cache"].get("key")
+            key = Endpoint(get._replace(number=number), responder.respond, contracts) if number is not None else None
+            cached = CachedRoute(cache, get, responder, key, heads)
             for method in ("GET", "HEAD") if heads else ("GET",):
                 self.endpoints[method].respond = self.endpoints[method].ready = cached.respond
                 self.endpoints[method].in_hub = None
@@ -310,15 +318,6 @@ class LuaResource:
             _give(req, resp, endpoint.respond(req.env, endpoint, params))
 
         return responder
-
-
-def _key_of(route: Route, responder: Responder, contracts: Contracts) -> Endpoint | None:
-    """The function that gives a request's key, as a handler that is asked under the same contract."""
-    number = route.options["cache"].get("key")
-    if number is None:
-        return None
-    options = {name: value for name, value in route.options.items() if name != "responses"}
-    return Endpoint(route._replace(number=number, options=options), responder.respond, contracts)
 
 
 class PageResource:

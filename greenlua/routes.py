@@ -113,7 +113,7 @@ class RouteTable:
         constants, statics: what else the app answers.
 
     Attributes:
-        finishing: numbers of the handlers that run to their end when their client has left.
+        finishing: numbers of the handlers, and of the keys in the cache, that run to their end when their client has left.
 
     Raises:
         ConfigurationError: two routes have the same template and a method in common, or a constant has the path of another one or
@@ -142,7 +142,9 @@ class RouteTable:
                     f"{constant.place}: the constant {constant.path} is already declared at {self._places[constant.path]}"
                 )
             self._places[constant.path] = constant.place
-        self.finishing = frozenset(route.number for route in routes if route.on_disconnect == "finish")
+        finishing = [route for route in routes if route.on_disconnect == "finish"]
+        keys = [route.options.get("cache", {}).get("key") for route in finishing]
+        self.finishing = frozenset([*(route.number for route in finishing), *filter(None, keys)])
         for methods in self.by_template.values():
             if "GET" in methods:
                 methods.setdefault("HEAD", methods["GET"])

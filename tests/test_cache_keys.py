@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import re
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -152,6 +155,81 @@ def test_a_key_of_what_is_not_named_keeps_nothing(
     assert f"its key looked at {said}, but is asked once for all requests that differ only there" in told[0]
 
 
+LEFT_OUT = {
+    "a token": ('vary = "x-token"',
+        'app:before(function(ctx) if ctx.headers.x_token ~= "s3cret" then return 401, "x" end end)', "X-Token"),
+    "a host": ('vary = "host"', "app:after(function(ctx, response) response.body = ctx.host end)", "Host"),
+    "cookies": ('cookies = "session"',
+        "app:before(function(ctx) if not ctx.cookies.session then return 401, 'x' end end)", "Cookie"),
+    "Authorization": ('private = false, vary = "authorization"',
+        "app:after(function(ctx, response) response.body = ctx.headers.authorization or 'nobody' end)", "Authorization"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_the_key_leaves_out_the_answer_may_not_depend_on(
+    site: Open, lua: str, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    rule, hook, said = LEFT_OUT[name]
+    api = site(
+        f"""
+        {hook}
+        app:get("/x", {{ cache = {{ ttl = 60, query = "q", {rule}, key = function(ctx) return ctx.query.q end }} }},
+          function() return "private" end)""",
+        lua=lua,
+    )
+    mine = {"X-Token": "s3cret", "Cookie": "session=7", "Host": "a"}
+    if "private" in rule:
+        mine["Authorization"] = "ann"
+    for _ in range(3):
+        answers = [api.ask("/x?q=1", headers=mine), api.ask("/x?q=1", headers={"Host": "b"})]
+        assert answers[0].status == 200
+        assert answers[0].body != answers[1].body
+        assert not [answer for answer in answers if "age" in answer.headers]
+    assert api.figures("stored") == (0,)
+    told = [record.getMessage() for record in caplog.records if "is not kept" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].endswith(
+        f"the handler or a hook looked at {said}, but the rule's key did not; let it look there too"
+    )
+
+
+def test_a_refresh_may_not_depend_on_what_the_key_left_out(site: Open) -> None:
+    api = site(
+        """
+        local looks = false
+        app:get("/looks", function() looks = true end)
+        app:get("/x", { cache = { ttl = 10, stale = 50, vary = "x-who", key = function() return "all" end } }, function(ctx)
+          return { looks and ctx.headers.x_who or "all", count().n }
+        end)"""
+    )
+    assert [api.ask("/x", headers={"X-Who": who}).json for who in ("ann", "ben")] == [["all", 1], ["all", 1]]
+    api.ask("/looks")
+    api.now += 15
+    assert api.ask("/x", headers={"X-Who": "ann"}).json == ["all", 1]
+    api.until(lambda: not api.cache.refreshing)
+    assert api.ask("/x", headers={"X-Who": "ben"}).json == ["all", 1]
+    api.now += 50
+    assert api.ask("/x", headers={"X-Who": "ben"}).json == ["ben", 3]
+
+
+def test_a_key_sees_only_what_is_named(site: Open, lua: str) -> None:
+    api = site(
+        """
+        app:get("/x/{id}", { cache = { ttl = 60, query = "a", cookies = "c", key = function(ctx)
+          return table.concat({ ctx.params.id, ctx.query.a or "-", ctx.query.b or "-", ctx.cookies.c or "-", ctx.cookies.d or "-",
+            ctx.method, ctx.path }, " ")
+        end } }, count)""",
+        lua=lua,
+    )
+    asked = [("GET", "/x/1?a=1&b=2", "c=1; d=2"), ("HEAD", "/x/1?b=3&a=1", "d=3; c=1"), ("GET", "/x/1?a=1", "c=1")]
+    for method, target, cookie in asked:
+        api.ask(target, method, {"Cookie": cookie})
+    (entry,) = kept(api)
+    assert entry.variant == (b"1 1 - 1 - GET /x/1",)
+    assert api.figures("hits", "misses") == (2, 1)
+
+
 def test_credentials_that_are_named_can_be_a_key(site: Open, lua: str) -> None:
     api = site(
         """
@@ -274,7 +352,7 @@ def test_when_the_one_that_asks_comes_to_nothing_another_one_asks(site: Open, st
     assert (serving.responder.coming, len(api.cache.flights)) == (0, 0)
 
 
-def test_a_key_that_computes_for_ever_is_stopped(site: Open, lua: str) -> None:
+def test_a_key_that_computes_for_ever_is_stopped(site: Open, lua: str, caplog: pytest.LogCaptureFixture) -> None:
     api = site(
         """
         local asked = 0
@@ -286,8 +364,11 @@ def test_a_key_that_computes_for_ever_is_stopped(site: Open, lua: str) -> None:
         lua=lua,
         cpu_limit=0.1,
     )
-    assert [answer.status for answer in answers_of([api.spawn("/x") for _ in range(5)])].count(500) == 1
-    assert "age" in api.ask("/x").headers
+    answers = answers_of([api.spawn("/x") for _ in range(5)])
+    assert sorted(answer.json["n"] for answer in answers) == [1, 2, 3, 4, 5]
+    assert ["age" in api.ask("/x").headers for _ in range(2)] == [False, True]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "cpu_limit" in told
 
 
 def test_a_purge_while_a_key_is_asked_or_its_answer_made(site: Open, lua: str) -> None:
@@ -309,66 +390,90 @@ def test_a_purge_while_a_key_is_asked_or_its_answer_made(site: Open, lua: str) -
 # ------------------------------------------------------------ a key that fails
 
 
-@pytest.mark.parametrize(
-    ("gives", "said"),
-    [
-        ("{}", "it gave a table"),
-        ("true", "it gave a boolean"),
-        ("('x'):rep(1025)", "it gave 1025 bytes"),
-        ("ctx.nothing.at_all", "nothing"),
-        ("response.json({})", "it gave a table"),
-    ],
-)
-@pytest.mark.parametrize("hooked", [False, True])
-def test_a_key_that_fails_is_a_failure_of_its_route(
-    site: Open, lua: str, caplog: pytest.LogCaptureFixture, gives: str, said: str, hooked: bool
+FAILING = {
+    "a table": (
+        "{}",
+        "key of cache of app:get /x must give a string, a number, or nil where nothing is kept, not a table",
+    ),
+    "a boolean": ("true", "not a boolean"),
+    "a failure": ("ctx.nothing.at_all", "app.lua:18: attempt to index"),
+    "a response": ("response.json({})", "not a table"),
+    "what is thrown": ("error(response.error(400))", ""),
+    "a stream that is thrown": ("error(response.stream(function(write) write('x') end))", ""),
+    "a file that is thrown": ("error(response.file('app.lua'))", ""),
+    "too long a string": ("('x'):rep(1025)", ""),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_where_there_is_no_key_the_request_is_answered_as_without_a_cache(
+    site: Open, lua: str, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    gives, said = FAILING[name]
     api = site(
         f"""
-        if {str(hooked).lower()} then
-          app:on_error(function(ctx, failure) return 418, {{ failed = tostring(failure) }} end)
-          app:after(function(ctx, response) response.headers["X-After"] = "yes" end)
-        end
-        app:get("/x", {{ cache = {{ ttl = 10, key = function(ctx)
+        app:on_error(function() return 418, "x" end)
+        app:after(function(ctx, response) response.headers["X-After"] = "yes" end)
+        app:get("/x", {{ cache = {{ ttl = 10, query = {{}}, key = function(ctx)
           return {gives}
-        end }} }}, count)""",
+        end }} }}, function(ctx) return {{ ctx.query.a, count().n }} end)""",
         lua=lua,
     )
-    for method in ("GET", "HEAD", "GET"):
-        answer = api.ask("/x", method)
-        assert answer.status == (418 if hooked else 500)
-        assert answer.headers.get("x-after") == ("yes" if hooked else None)
-        assert bool(answer.body) == (method == "GET")
-        if hooked and method == "GET":
-            assert said in answer.json["failed"]
-    assert runs_of(api) == 0
-    assert api.figures("entries", "misses") == (0, 0)
+    for number, method in enumerate(("GET", "HEAD", "GET"), 1):
+        answer = api.ask("/x?a=b", method)
+        assert (answer.status, answer.headers.get("x-after")) == (200, "yes")
+        assert answer.body == (f'["b",{number}]'.encode() if method == "GET" else b"")
+    assert api.figures("entries", "misses", "coalesced") == (0, 0, 0)
+    api.until(lambda: api.app.load().pool.in_use == 0)
     told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 3, told
-    assert said in told[0]
-    assert "app.lua:" in told[0]
+    assert len(told) == (3 if said else 0), told
+    assert not said or said in told[0]
+    assert not said or re.search(r"app\.lua:1[78]", told[0]), "where the key stands"
 
 
-def test_what_a_key_throws_is_the_answer(site: Open, lua: str) -> None:
+def test_where_there_is_no_room_for_a_key_there_is_none_for_the_handler(site: Open) -> None:
     api = site(
-        """
-        app:get("/x", { cache = { ttl = 10, query = { "day" }, key = function(ctx)
-          return tonumber(ctx.query.day) or error(response.error(400, "day must be a number"))
-        end } }, count)""",
-        lua=lua,
+        BY_DEVICE + '\napp:get("/wait", function() while hold do sleep(0.002) end end)', slots=1, queue_timeout=0.05
     )
-    for _ in range(2):
-        answer = api.ask("/x?day=x")
-        assert (answer.status, answer.json["detail"]) == (400, "day must be a number")
-    assert [api.ask(f"/x?day={day}").json["n"] for day in ("3", "3.0", "03", "3.5", "-3", "1e300")] == [
-        1,
-        1,
-        1,
-        2,
-        3,
-        4,
-    ]
-    assert api.figures("entries") == (4,)
+    api.ask("/hold")
+    waiting = api.spawn("/wait")
+    api.until(lambda: api.app.load().pool.in_use)
+    answers = [ask(api, "Mobile 1"), ask(api, "Mobile 1", method="HEAD")]
+    assert [(answer.status, bool(answer.body)) for answer in answers] == [(503, True), (503, False)]
+    cache = api.cache
+    hold = api.app.load()
+    assert (len(cache.flights), hold.responder.coming) == (0, 0)
+    slot = next(slot for slot in hold.pool.slots if slot.call is not None)
+    slot.taken_at -= 100
+    assert waiting.get().status == 504
+
+
+def test_a_failing_key_is_asked_for_once_by_those_that_ask_at_once(
+    site: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Event()
+    api = site(
+        'app:get("/x", { cache = { ttl = 10, key = function() gate() error("oh") end } }, count)',
+        expose={"gate": lambda: gate.wait(20) or None},
+    )
+    greenlets = [api.spawn("/x") for _ in range(10)]
+    api.until(lambda: api.figures("coalesced") == (9,))
+    gate.set()
+    assert sorted(answer.json["n"] for answer in answers_of(greenlets)) == list(range(1, 11))
+    assert len(caplog.records) == 1
+
+
+def test_a_key_runs_to_its_end_where_its_handler_does(site: Open) -> None:
+    source = """
+        local function wait() end
+        app:get("/a", { on_disconnect = "finish", cache = { ttl = 10, key = wait } }, count)
+        app:get("/b", { on_disconnect = "finish", cache = 10 }, count)
+        app:get("/c", { cache = { ttl = 10, key = wait } }, count)"""
+    serving = site(source).app.load()
+    numbers = {route.template: route for route in serving.table.routes}
+    key = numbers["/a"].options["cache"]["key"]
+    assert serving.pool.finishing == {numbers["/a"].number, numbers["/b"].number, key}
+    assert key not in {route.number for route in serving.table.routes}
 
 
 def test_a_contract_comes_before_the_key(site: Open, lua: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -446,6 +551,23 @@ def test_variants_take_their_bytes(site: Open) -> None:
     assert api.cache.purge(b"/", True) == 1
     assert api.figures("entries", "bytes") == (0, 0)
     assert not any(type(page) is cache.CachedPage for page in api.app.load().lane.pages.values())
+
+
+def test_what_a_variant_takes_is_counted(site: Open) -> None:
+    api = site(BY_DEVICE)
+    ask(api, "Desk")
+    (entry,) = kept(api)
+    counted = entry.size
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            api.cache.alias(entry, ("", "", f"Desk {number}"))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(entry.aliases) == 2001
+    assert taken < entry.size - counted < 2 * taken
 
 
 def kept(api: CacheSite) -> set[Any]:

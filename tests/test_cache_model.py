@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from greenlua.cache import Cache, CachedPage
 from greenlua.cache_route import CachedRoute
+from greenlua.cache_store import ENTRY_SIZE, size_of_alias
 from greenlua.inline import Page
 from greenlua.resource import Endpoint
 from greenlua.routes import Route
@@ -156,6 +157,9 @@ class CacheMachine(RuleBasedStateMachine):
         figures = self.cache.statistics()
         assert figures["entries"] == len(entries)
         assert figures["bytes"] == sum(entry.size for entry in entries) <= MEMORY
+        for entry in entries:
+            aliases = sum(map(size_of_alias, entry.aliases))
+            assert ENTRY_SIZE + len(entry.body) + aliases < entry.size <= MEMORY // 8
         names = [(entry, name) for entry in entries for name in (entry.variant, *entry.aliases)]
         assert all(self.pages[entry.path].entries[name] is entry for entry, name in names)  # type: ignore[attr-defined]
         assert sum(len(page.entries) for page in pages) == len(names)

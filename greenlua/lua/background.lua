@@ -3,7 +3,7 @@
 
 local prelude, host = ...
 
-local format, getinfo, huge, next = string.format, debug.getinfo, math.huge, next
+local format, huge, next = string.format, math.huge, next
 local rawequal, select, tostring, type, unpack = rawequal, select, tostring, type, table.unpack or unpack
 local engine, place, raise = prelude.engine, prelude.errors.place, prelude.errors.raise
 
@@ -22,10 +22,7 @@ local function define(f, where)
   return last
 end
 
-local function place_of(f)
-  local info = getinfo(f, "S")
-  return info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or place() or "?"
-end
+local function place_of(f) return prelude.errors.place_of(f) or place() or "?" end
 
 local function check_seconds(value, what)
   if type(value) ~= "number" or value ~= value or value <= 0 or value == huge then

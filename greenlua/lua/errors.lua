@@ -77,6 +77,12 @@ local function throw(e)
   error(e, 0)
 end
 
+-- Where a function stands, as app.lua:12, or nil for one that is not written in Lua.
+local function place_of(f)
+  local info = getinfo(f, "S")
+  return info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or nil
+end
+
 -- Levenshtein's distance.
 local function distance(a, b)
   local row = {}
@@ -108,6 +114,7 @@ return {
   make_error = make_error,
   nearest = nearest,
   place = place,
+  place_of = place_of,
   raise = raise,
   throw = throw,
   trace = trace,

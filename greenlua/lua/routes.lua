@@ -8,12 +8,11 @@ local prelude, host = ...
 local concat, format, ipairs, next, select, setmetatable, sort, sub, tostring, type, xpcall =
   table.concat, string.format, ipairs, next, select, setmetatable, table.sort, string.sub, tostring, type, xpcall
 local find, gsub, upper = string.find, string.gsub, string.upper
-local floor = math.floor
+local tointeger = math.tointeger
 local error, running = error, coroutine.running
-local getinfo = debug.getinfo
 local background, contract, engine, options, response =
   prelude.background, prelude.contract, prelude.engine, prelude.options, prelude.response
-local place, wrong = prelude.errors.place, prelude.errors.raise
+local place, place_of, wrong = prelude.errors.place, prelude.errors.place_of, prelude.errors.raise
 local check_function, check_loading, check_options = options.check_function, options.check_loading, options.check_options
 local hint, names_of = options.hint, options.names_of
 local encode = prelude.json_encode.encode
@@ -66,13 +65,6 @@ local function recover(ctx, caught, on_errors)
   return lift(response.problem(500, dev and caught.message or "the handler failed", dev and { traceback = caught.traceback } or nil))
 end
 
--- The response where a handler raised something: what it threw, or what became of its failure.
-local function settle(ctx, raised, on_errors)
-  if state.over then error(raised, 0) end -- past a limit nothing of the user's may run any more
-  raised = claim(running(), raised)
-  return is_response(raised) and lift(raised) or recover(ctx, raised, on_errors)
-end
-
 local function compose(route)
   local befores = collect(route.scope, route.hooks, "before")
   local afters = collect(route.scope, route.hooks, "after")
@@ -96,7 +88,11 @@ local function compose(route)
   local function attempt(ctx) return lift(handler(ctx)) end
   return function(ctx)
     local ok, reply = xpcall(attempt, note, ctx)
-    if not ok then reply = settle(ctx, reply, on_errors) end
+    if not ok then
+      if state.over then error(reply, 0) end -- past a limit nothing of the user's may run any more
+      reply = claim(running(), reply)
+      reply = is_response(reply) and lift(reply) or recover(ctx, reply, on_errors)
+    end
     for i = 1, #afters do afters[i](ctx, reply) end
     return finish(ctx, reply)
   end
@@ -105,25 +101,24 @@ end
 -- What stands in place of the status when Python asked for a request's key (messages.py), and the bytes that one may have.
 local KEY, NO_KEY, KEY_MAX = 1, 2, 1024
 
--- The option key of a cache, as a handler of its own: no `before` comes first, and a failure is answered as one of the route's handler.
-local function compose_key(route, key)
-  local afters, on_errors = collect(route.scope, route.hooks, "after"), collect(route.scope, route.hooks, "on_error")
-  local function attempt(ctx)
-    local text = key(ctx)
-    if text == nil then return nil end
-    if type(text) == "number" then text = format(floor(text) == text and "%.0f" or "%.17g", text) end -- 3 and 3.0 are one
-    if type(text) ~= "string" or #text > KEY_MAX then
-      wrong("key of cache of %s must give a string of up to %d bytes, a number, or nil where nothing is kept; it gave %s",
-        route.template, KEY_MAX, type(text) == "string" and #text .. " bytes" or "a " .. type(text))
-    end
-    return text
-  end
+-- Numbers that are equal are one key, and no others: each integer is written out, of floats all that they are.
+local function number_key(number)
+  if number ~= number then return "nan" end
+  if number == 0 then return "0" end
+  local whole = tointeger and tointeger(number)
+  return whole and format("%d", whole) or format("%.17g", number)
+end
+
+-- The option key of a cache, as a handler of its own, without hooks.
+local function compose_key(key, what)
   return function(ctx)
-    local ok, reply = xpcall(attempt, note, ctx)
-    if ok then return reply and KEY or NO_KEY, 0, reply or "" end
-    reply = settle(ctx, reply, on_errors)
-    for i = 1, #afters do afters[i](ctx, reply) end
-    return finish(ctx, reply)
+    local text = key(ctx)
+    if type(text) == "number" then text = number_key(text) end
+    if text ~= nil and type(text) ~= "string" then
+      wrong("key of cache of %s must give a string, a number, or nil where nothing is kept, not a %s", what, type(text))
+    end
+    if text == nil or #text > KEY_MAX then return NO_KEY, 0, "" end
+    return KEY, 0, text
   end
 end
 
@@ -169,12 +164,6 @@ local function check_self(self, name)
   if not rawequal(prelude.getmetatable(self), Scope) then wrong("call it with a colon: app:%s(...), not app.%s(...)", name, name) end
 end
 
--- Where a function stands, as app.lua:12; one that is not Lua's has no place, but the one that was given.
-local function place_of(f, otherwise)
-  local info = getinfo(f, "S")
-  return info.linedefined > 0 and format("%s:%d", info.short_src, info.linedefined) or otherwise
-end
-
 local function declare(scope, what, methods, template, ...)
   check_loading(what)
   local given, handler = {}, ...
@@ -192,11 +181,12 @@ local function declare(scope, what, methods, template, ...)
     scope = scope,
     methods = methods,
     template = template,
+    what = what .. " " .. template,
     handler = handler,
     hooks = checked,
     facts = options.facts_of(checked, scope),
     place = declared_at,
-    handler_place = place_of(handler, declared_at),
+    handler_place = place_of(handler) or declared_at,
   }
   for _, check in ipairs(options.checks) do check(route, what .. " " .. template) end
   routes[#routes + 1] = route
@@ -305,7 +295,7 @@ local function seal(returned, where)
     local key = route.facts.cache and route.facts.cache.key
     if key then
       count = count + 1
-      engine.define(count, compose_key(route, key), route.template, place_of(key, route.place))
+      engine.define(count, compose_key(key, route.what), route.template, place_of(key) or route.place)
       prelude.context.checked[count] = contract.parts_of(route.facts)
       route.facts.cache.key = count -- for Python
     end
