@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from greenlua.answers import Answer
+from greenlua.answers import PROBLEM_TYPE, Answer
 from greenlua.errors import ClientError
 from greenlua.explanations import ERRORS_MAX, pointer_of, short
 from greenlua.fields import environ_key, read_multipart, to_lua
@@ -22,6 +22,7 @@ from greenlua.filling import Definition
 from greenlua.messages import Checked
 from greenlua.routes import Route
 from greenlua.schemas import Schema, Schemas
+from greenlua.security import Headers
 from greenlua.texts import Reader, leaves_of, reader_of
 from greenlua.wire import (
     JSON_TYPE,
@@ -182,7 +183,9 @@ class Contract:
             if text is None:
                 faults.append({"pointer": pointer_of(("headers", name)), "message": "is not valid UTF-8"})
             else:
-                values[name] = read([item.strip() for item in text.split(",")] if is_list else [text])
+                # An empty one is an empty list, as OpenAPI writes it.
+                items = [item.strip() for item in text.split(",")] if is_list and text.strip() else []
+                values[name] = read(items if is_list else [text])
         return values
 
     def _read_body(self, environ: dict[str, Any], body: bytes, checked: Checked, faults: Faults) -> Any:
@@ -268,6 +271,10 @@ class Answers:
             for status, declared in self._responses.items()
             if "schema" in declared
         }
+        self._headers = {
+            status: [_DeclaredHeader(schemas, name, said) for name, said in sorted(declared.get("headers", {}).items())]
+            for status, declared in self._responses.items()
+        }
 
     def check(self, environ: dict[str, Any], answer: Answer) -> None:
         """Writes a warning where an answer is none that the route declares.
@@ -280,6 +287,8 @@ class Answers:
         status = line[:3]
         media = next((value for name, value in headers if name.lower() == "content-type"), "").partition(";")[0]
         wrong = self._faults(status, media.strip().lower(), body)
+        for header in self._headers.get(status, ()):
+            wrong += header.faults(headers)
         if wrong:
             log.warning(
                 "%s [%s]: the answer %s is not what the route at %s declares: %s",
@@ -293,10 +302,12 @@ class Answers:
     def _faults(self, status: str, media: str, body: Any) -> list[str]:
         declared = self._responses.get(status)
         if declared is None:
-            if media == "application/problem+json" and status in OURS:
+            if media == PROBLEM_TYPE and status in OURS:
                 return []
             return [f"it has no {status} in its responses"]
         wanted = declared.get("media") or ("application/json" if "schema" in declared else "")
+        if not wanted and body and status[0] in "45":
+            wanted = PROBLEM_TYPE  # as the document says of errors without a word of their own
         if wanted and media != wanted.partition(";")[0].strip().lower():
             return [f"its Content-Type is {media or 'not there'} and not {wanted}"]
         schema = self._schemas.get(status)
@@ -309,3 +320,26 @@ class Answers:
         if schema.fits(value):
             return []
         return [f"{fault['pointer'] or 'the body'} {fault['message']}" for fault in schema.explain(value)[:SHOWN]]
+
+
+class _DeclaredHeader:
+    """A header that an answer is to have."""
+
+    def __init__(self, schemas: Schemas, name: str, said: dict[str, Any]) -> None:
+        definition = schemas.strict(said["schema"])
+        self._name = name
+        self._required = bool(said.get("required"))
+        self._is_list = _is_list(schemas, definition)
+        self._read = reader_of(schemas, definition)
+        self._schema = Schema(schemas, definition)
+
+    def faults(self, headers: Headers) -> list[str]:
+        """What is wrong with it in an answer."""
+        given = [value for name, value in headers if name.lower() == self._name.lower()]
+        if not given:
+            return [f"its header {self._name} is not there"] if self._required else []
+        text = ", ".join(given)
+        value = self._read([item.strip() for item in text.split(",") if item.strip()] if self._is_list else [text])
+        if self._schema.fits(value):
+            return []
+        return [f"its header {self._name} {fault['message']}" for fault in self._schema.explain(value)[:SHOWN]]

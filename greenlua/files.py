@@ -103,10 +103,11 @@ def _open(folder: str, name: str) -> int:
         except OSError as error:
             if error.errno not in _LINK_ERRORS:
                 raise
-    real = os.path.realpath(os.path.join(folder, name), strict=True)
-    inside = os.path.join(folder, "")
-    if not real.startswith(inside):
-        raise FileNotFoundError(real)
+    real, inside = folder, os.path.join(folder, "")
+    for segment in segments:  # one by one: a way out and in again would tell the names of the folders outside
+        real = os.path.realpath(os.path.join(real, segment), strict=True)
+        if real != folder and not real.startswith(inside):
+            raise FileNotFoundError(real)
     return _open_below(folder, real[len(inside) :].split("/"))
 
 

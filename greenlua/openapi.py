@@ -88,7 +88,9 @@ class _Writer:
         self._table = table
         self._facts = facts
         self._integers = INT53 if lua == "luajit" else {}
-        self._schemas: dict[str, Any] = _sorted(facts.get("schemas") or {})
+        self._schemas: dict[str, Any] = {
+            name: self._schema(said) for name, said in sorted((facts.get("schemas") or {}).items())
+        }
         self._problem = _free("Problem", self._schemas)
         self._invalid = _free("InvalidRequest", self._schemas)
         self._used: set[int] = set()  # errors that refer to a component
@@ -135,7 +137,9 @@ class _Writer:
             operation["parameters"] = parameters
         body = options.get("body")
         if body is not None:
-            content = {"schema": _sorted(body["schema"])}
+            content = {
+                "schema": self._schema(_with_texts(body["schema"]) if body["media"] == "form" else body["schema"])
+            }
             media = "files" if body["media"] == "form" and _has_files(body["schema"]) else body["media"]
             operation["requestBody"] = {
                 "required": body.get("required", True),
@@ -151,7 +155,9 @@ class _Writer:
     def _parameters(self, template: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         declared = (options.get("params") or {}).get("properties") or {}
         found = [
-            _parameter(name, "path", _merged(_field_schema(kind, arguments, self._integers), declared.get(name)), True)
+            self._parameter(
+                name, "path", _merged(_field_schema(kind, arguments, self._integers), declared.get(name)), True
+            )
             for name, kind, arguments in _FIELD.findall(template)
         ]
         for option, place in (("query", "query"), ("headers", "header")):
@@ -161,13 +167,23 @@ class _Writer:
                 shown = name.replace("_", "-") if place == "header" else name
                 if place == "header" and shown.lower() in _UNSAID:
                     continue
-                found.append(_parameter(shown, place, said, name in required))
+                found.append(self._parameter(shown, place, said, name in required))
         return found
+
+    def _parameter(self, name: str, place: str, schema: dict[str, Any], required: bool) -> dict[str, Any]:
+        schema = self._schema(_as_text(schema))
+        parameter: dict[str, Any] = {"name": name, "in": place}
+        if required:
+            parameter["required"] = True
+        for said in ("description", "deprecated"):
+            if said in schema and "$ref" not in schema:
+                parameter[said] = schema.pop(said)
+        return parameter | {"schema": schema}
 
     def _responses(self, template: str, method: str, options: dict[str, Any]) -> dict[str, Any]:
         responses = {}
         for status, said in (options.get("responses") or {}).items():
-            responses[status] = response = _response(status, said)
+            responses[status] = response = self._response(status, said)
             if status[0] in "45" and "content" not in response:
                 response["content"] = self._problem_document(status)  # what response.error gives
         if not any(status[0] in "23" for status in responses):
@@ -198,6 +214,41 @@ class _Writer:
             taken.add(name)
             ids[template, method] = name
         return ids
+
+    def _response(self, status: str, said: dict[str, Any]) -> dict[str, Any]:
+        reason = REASONS.get(int(status), "An answer") if status.isdigit() else "An answer"
+        response: dict[str, Any] = {"description": said.get("description") or reason}
+        if said.get("headers"):
+            response["headers"] = {
+                name: _sorted(header | {"schema": self._schema(header["schema"])})
+                for name, header in sorted(said["headers"].items())
+            }
+        content = {"schema": self._schema(said["schema"])} if "schema" in said else {}
+        if "example" in said:
+            content["example"] = _sorted(said["example"])
+        if content or said.get("media"):
+            response["content"] = {said.get("media") or "application/json": content}
+        return response
+
+    def _schema(self, definition: dict[str, Any]) -> dict[str, Any]:
+        """As it is published: integers are those that this Lua has."""
+        schema = {word: _sorted(value) for word, value in sorted(definition.items())}
+        kinds = schema.get("type", ())
+        if ("integer" in kinds if type(kinds) is list else kinds == "integer") and not schema.keys() & {
+            "const",
+            "enum",
+        }:
+            schema = {"format": "int64"} | self._integers | schema
+        if "properties" in schema:
+            schema["properties"] = {
+                name: self._schema(inner) for name, inner in sorted(definition["properties"].items())
+            }
+        if "anyOf" in schema:
+            schema["anyOf"] = [self._schema(inner) for inner in definition["anyOf"]]
+        for word in ("items", "additionalProperties"):
+            if type(schema.get(word)) is dict:
+                schema[word] = self._schema(definition[word])
+        return dict(sorted(schema.items()))
 
     # ------------------------------------------------------------ components
 
@@ -289,31 +340,18 @@ def _merged(field: dict[str, Any], declared: dict[str, Any] | None) -> dict[str,
     return field | declared
 
 
-def _parameter(name: str, place: str, schema: dict[str, Any], required: bool) -> dict[str, Any]:
-    schema = _sorted(schema)
-    parameter: dict[str, Any] = {"name": name, "in": place}
-    if required:
-        parameter["required"] = True
-    for said in ("description", "deprecated"):
-        if said in schema and "$ref" not in schema:
-            parameter[said] = schema.pop(said)
-    return parameter | {"schema": schema}
+def _as_text(schema: dict[str, Any]) -> dict[str, Any]:
+    """What is sent as text is at least text."""
+    return schema if schema.keys() & {"$ref", "anyOf", "const", "enum", "type"} else {"type": "string"} | schema
+
+
+def _with_texts(form: dict[str, Any]) -> dict[str, Any]:
+    return form | {"properties": {name: _as_text(field) for name, field in form.get("properties", {}).items()}}
 
 
 def _has_files(schema: dict[str, Any]) -> bool:
     fields = (schema.get("properties") or {}).values()
     return any("binary" in (field.get("format"), field.get("items", {}).get("format")) for field in fields)
-
-
-def _response(status: str, said: dict[str, Any]) -> dict[str, Any]:
-    reason = REASONS.get(int(status), "An answer") if status.isdigit() else "An answer"
-    response: dict[str, Any] = {"description": said.get("description") or reason}
-    if said.get("headers"):
-        response["headers"] = _sorted(said["headers"])
-    content = {name: _sorted(said[name]) for name in ("schema", "example") if name in said}
-    if content or said.get("media"):
-        response["content"] = {said.get("media") or "application/json": content}
-    return response
 
 
 def _operation_id(template: str, method: str) -> str:

@@ -156,7 +156,7 @@ class Router(CompiledRouter):
 def _refusal(table: RouteTable, template: str, place: str, error: ValueError) -> str:
     """Why Falcon refused a template; for a conflict, with which earlier one."""
     for earlier, methods in table.by_template.items():
-        if earlier == template:
+        if earlier == template or not _is_taken(template):
             break
         if "{" not in earlier:
             continue
@@ -174,6 +174,15 @@ def _refusal(table: RouteTable, template: str, place: str, error: ValueError) ->
     if "nknown converter" in reason:
         reason += "; the types are " + ", ".join(sorted(_new_router().options.converters))
     return f"{place}: the template {template} is wrong: {reason}"
+
+
+def _is_taken(template: str) -> bool:
+    """Whether Falcon takes it where there is no other one."""
+    try:
+        _new_router().add_route(template, _Nothing())
+    except ValueError:
+        return False
+    return True
 
 
 class _Nothing:

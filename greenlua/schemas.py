@@ -81,7 +81,7 @@ class Schemas:
         try:
             _validator({"pattern": pattern.decode()})
         except (ValidationError, ValueError, UnicodeError):
-            return None, b"it is broken, or too large, or has look-around or back-references, which take too long"
+            return None, b"broken, or too large, or has look-around or back-references, which take too long"
         return True
 
     def define(self, named: bytes) -> Any:

@@ -55,6 +55,7 @@ PRELUDE = (
     "documents",
     "schemas",
     "contract",
+    "responses",
     "inline",
     "static",
     "routes",

@@ -306,6 +306,8 @@ def test_headers_are_read_by_their_schema(api: Any) -> None:
     assert (found["all"]["x-count"], found["all"]["x-tags"], found["all"]["user-agent"]) == (5, ["a", "b", "c"], "me")
     assert api.get("/headers", headers={"X-COUNT": "1"}).json["tags"] == ["none"]
     assert faults(api.get("/headers")) == {"/headers/x-count": "is required"}
+    for empty in ("", " ", " \t"):
+        assert api.get("/headers", headers={"X-Count": "1", "X-Tags": empty}).json["tags"] == []
     wrong = api.get("/headers", headers={"X-Count": "", "X-Word": "long"})
     assert faults(wrong) == {
         "/headers/x-count": "must be an integer",
@@ -463,25 +465,39 @@ local ANSWERS = {
   undeclared = { 202, { id = 1 } },
   created = { 201 },
   problem = { 404, { detail = "no" } },
+  unheaded = { 203, "x" },
+  headed = { 203, "x", { ["X-Count"] = "5", ["X-Tags"] = "a, b" } },
+  misheaded = { 203, "x", { ["x-count"] = "many", ["X-Tags"] = { "a", "long" } } },
+  gone = { 410 },
 }
-app:get("/{name}", { responses = { [200] = v.object { id = v.integer }, [201] = "made" } }, function(ctx)
+app:get("/{name}", { responses = {
+  [200] = v.object { id = v.integer }, [201] = "made", [404] = "none", [410] = "gone",
+  [203] = { headers = { ["X-Count"] = v.integer, ["X-Tags"] = v.optional(v.array(v.string { max = 2 })) } },
+} }, function(ctx)
   local answer = ANSWERS[ctx.params.name]
   if ctx.params.name == "thrown" then return response.error(409, "x") end
   if ctx.params.name == "refused" then return response.error(422, "x") end
   if ctx.params.name == "broken" then error("broken") end
-  return answer[1], answer[2]
+  return answer[1], answer[2], answer[3]
 end)
 return app
 """
 WARNINGS = {
     "good": None,
-    "wrong": "the answer 200 is not what the route at app.lua:10 declares: /id must be an integer; /more is not a field that",
-    "text": "the answer 200 is not what the route at app.lua:10 declares: its Content-Type is text/plain and not application/json",
-    "undeclared": "the answer 202 is not what the route at app.lua:10 declares: it has no 202 in its responses",
+    "wrong": "the answer 200 is not what the route at app.lua:14 declares: /id must be an integer; /more is not a field that",
+    "text": "the answer 200 is not what the route at app.lua:14 declares: its Content-Type is text/plain and not application/json",
+    "undeclared": "the answer 202 is not what the route at app.lua:14 declares: it has no 202 in its responses",
     "created": None,
-    "thrown": "the answer 409 is not what the route at app.lua:10 declares: it has no 409 in its responses",
+    "thrown": "the answer 409 is not what the route at app.lua:14 declares: it has no 409 in its responses",
     "refused": None,
     "broken": None,
+    "problem": "the answer 404 is not what the route at app.lua:14 declares: its Content-Type is application/json and not"
+    " application/problem+json",
+    "gone": None,
+    "headed": None,
+    "unheaded": "the answer 203 is not what the route at app.lua:14 declares: its header X-Count is not there",
+    "misheaded": "the answer 203 is not what the route at app.lua:14 declares: its header X-Count must be an integer;"
+    " its header X-Tags must have at most 2 characters",
 }
 
 
@@ -506,6 +522,11 @@ def test_in_development_answers_are_compared_with_what_is_declared(
                 "thrown": 409,
                 "refused": 422,
                 "broken": 500,
+                "problem": 404,
+                "gone": 410,
+                "headed": 203,
+                "unheaded": 203,
+                "misheaded": 203,
             }.get(name, 200)
 
 

@@ -157,6 +157,8 @@ MISTAKES = {
     'app:get("/{a:number}", print)': "app.lua:2: the template /{a:number} is wrong: ",
     'app:get("/{a:int(x)}", print)': "app.lua:2: the template /{a:int(x)} is wrong: ",
     'app:get("/{a:path}/b", print)': "app.lua:2: the template /{a:path}/b is wrong: ",
+    'app:get("/items/{id}", print)\napp:get("/x/{item-id}", print)': "app.lua:3: the template /x/{item-id} is wrong: ",
+    'app:get("/items/{id}", print)\napp:get("/x/{a:intt}", print)': "app.lua:3: the template /x/{a:intt} is wrong: ",
     # conflicts name both places
     'app:get("/x", print)\napp:get("/x", print)': "app.lua:3: GET /x is already declared at app.lua:2",
     'app:get("/{a}", print)\napp:route({ "POST", "GET" }, "/{a}", print)': "app.lua:3: GET /{a} is already declared at app.lua:2",

@@ -79,6 +79,8 @@ NO_FILES = [
     "a\\0b",
     "link",
     "links/secret.txt",
+    "links/app/app.lua",
+    "sub/../links/app/app.lua",
     "loop",
     "pipe",
     "a" * 5000,
@@ -106,5 +108,8 @@ def test_what_is_no_file_of_the_apps_folder_is_a_404(write: Write, lua: str, tmp
 def test_a_link_inside_the_folder_is_followed(write: Write, lua: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").symlink_to("a.txt")
-    [result] = answers(write, lua, "return response.file('b.txt')")
-    assert result.text == "a"
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "up").symlink_to("..")
+    names = ["b.txt", "sub/up/b.txt", "sub/../b.txt", "./sub/up/./sub/up/a.txt"]
+    results = answers(write, lua, *(f"return response.file('{name}')" for name in names))
+    assert [result.text for result in results] == ["a"] * 4

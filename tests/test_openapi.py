@@ -198,6 +198,44 @@ def test_integers_of_a_path_are_as_large_as_lua_has_them() -> None:
     assert schema == {"type": "integer", "format": "int64", "minimum": 0, "maximum": 2**53}
 
 
+def test_integers_are_those_that_lua_has_and_text_is_text() -> None:
+    integer = {"type": "integer"}
+    parts = {
+        "query": {
+            "a": {},
+            "b": {"description": "any"},
+            "c": {"type": "array", "items": integer},
+            "d": {"$ref": "#/components/schemas/N"},
+        },
+        "body": {
+            "l": {"anyOf": [integer, {"type": ["integer", "null"], "minimum": 3}]},
+            "e": {"type": "integer", "enum": [1]},
+            "x": {},
+        },
+    }
+    options: dict[str, Any] = {"query": {"type": "object", "properties": parts["query"]}}
+    options["body"] = {
+        "media": "form",
+        "schema": {"type": "object", "properties": parts["body"], "additionalProperties": integer},
+    }
+    for lua, bounds in (("5.4", {}), ("luajit", {"minimum": -(2**53), "maximum": 2**53})):
+        whole = document(table(("POST", "/", options)), {"schemas": {"N": {"items": integer, "type": "array"}}}, lua)
+        check(whole)
+        only = whole["paths"]["/"]["post"]
+        int64 = {"type": "integer", "format": "int64"} | bounds
+        assert [parameter["schema"] for parameter in only["parameters"]] == [
+            {"type": "string"}, {"type": "string"}, {"type": "array", "items": int64}, {"$ref": "#/components/schemas/N"},
+        ]  # fmt: skip
+        schema = only["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"]
+        assert schema["additionalProperties"] == int64
+        assert schema["properties"] == {
+            "e": {"type": "integer", "enum": [1]},
+            "l": {"anyOf": [int64, int64 | {"type": ["integer", "null"], "minimum": 3}]},
+            "x": {"type": "string"},
+        }
+        assert whole["components"]["schemas"]["N"] == {"type": "array", "items": int64}
+
+
 # what a route declares of {id:int} -> the schema
 MERGED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"type": "integer", "maximum": 5}, {"type": "integer", "format": "int64", "maximum": 5}),

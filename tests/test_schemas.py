@@ -76,7 +76,23 @@ MISTAKES = {
     'app:schema("A", { b = v.array(\n v.ref "B") })': "app.lua:3: there is no schema B; ",
     'app:schema("A", v.string)\napp:schema("A", v.string)': "app.lua:3: the schema A is already declared at app.lua:2",
     'app:schema("a b", v.string)': "app.lua:2: app:schema takes a name of letters, digits, '.', '_' and '-', not a b",
-    'app:schema("A", v.form {})': "app.lua:2: a form is the body of a route and has no name",
+    'app:schema("A", v.form {})': "app.lua:2: what app:schema takes is a v.form, which only the option body of a route can be",
+    'app:schema("A", v.optional(v.string))': "app.lua:2: what app:schema takes is v.optional, which only a field can be",
+    "local s = v.array(v.optional(v.string))": "app.lua:2: what v.array takes is v.optional, which only a field can be",
+    "local s = v.map(v.optional(v.string))": "app.lua:2: what v.map takes is v.optional, which only a field can be",
+    "local s = v.any_of(v.string, v.optional(v.integer))": "app.lua:2: argument 2 of v.any_of is v.optional, which only a",
+    "local s = v.any_of('x')": "app.lua:2: argument 1 of v.any_of must be a schema such as v.string, not a string",
+    "local s = v.any_of(nil, v.string)": "app.lua:2: argument 1 of v.any_of must be a schema such as v.string, not nil",
+    "local s = v.object({}) { additional = v.optional(v.string) }": "app.lua:2: additional of v.object is v.optional",
+    "local s = v.object { a = v.form {} }": "app.lua:2: the field a of v.object is a v.form, which only the option body of a",
+    "local s = v.array(v.form {})": "app.lua:2: what v.array takes is a v.form, which only the option body of a route can be",
+    'app:post("/", { responses = { [200] = v.form {} } }, print)': "app.lua:2: the body of 200 in the option responses of app:",
+    # enums
+    'local s = v.string { min = 5, enum = { "large", "a" } }': (
+        'app.lua:2: "a" in enum can never be: it must have at least 5 characters'
+    ),
+    'local s = v.string { enum = { "a" } } { format = "date" }': 'app.lua:2: "a" in enum can never be: it must be a date such as',
+    "local s = v.integer { enum = { 1, 2 }, max = 1 }": "app.lua:2: 2 in enum can never be: it must be at most 1",
     # defaults and examples
     "local s = v.string { default = 5 }": "app.lua:2: the default does not fit its own schema: it must be a string",
     "local s = v.string { min = 2, example = 'x' }": (
@@ -117,6 +133,14 @@ MISTAKES = {
     'app:schema("M", v.map(v.any))\napp:get("/", { query = { q = v.any_of(v.ref "M", v.string) } }, print)': (
         "app.lua:3: q of the option query of app:get / is sent as text and cannot be an object"
     ),
+    'app:get("/", { query = v.object { q = v.any } { additional = true } }, print)': (
+        "app.lua:2: the option query of app:get / takes no additional: what it does not name may always be there, and is text"
+    ),
+    'app:get("/", { query = { all = v.boolean } }, print)': 'app.lua:2: the option query of app:get / cannot name "all"',
+    'app:post("/", { body = v.form { all = v.boolean } }, print)': 'app.lua:2: the option body of app:post / cannot name "all"',
+    'app:get("/{id:uuid}", { params = { id = v.integer } }, print)': (
+        "app.lua:2: app:get /{id:uuid} gives {id} as uuid by its template, which is never an integer"
+    ),
     'app:get("/", { query = { q = v.array(v.array(v.string)) } }, print)': (
         "app.lua:2: q of the option query of app:get / is one value and cannot be an array"
     ),
@@ -139,6 +163,12 @@ MISTAKES = {
     'app:get("/", { responses = { [200] = 5 } }, print)': "app.lua:2: 200 in the option responses of app:get / must be a",
     'app:get("/", { responses = { [200] = { bodi = v.any } } }, print)': (
         "app.lua:2: 200 in the option responses of app:get / has no field bodi; did you mean body?"
+    ),
+    'app:get("/", { responses = { [200] = { media = "nope" } } }, print)': (
+        "app.lua:2: the media of 200 in the option responses of app:get / must be a media type such as text/plain, not"
+    ),
+    'app:get("/", { responses = { [200] = { headers = { ["x y"] = v.any } } } }, print)': (
+        'app.lua:2: "x y" in the headers of 200 in the option responses of app:get / is no header name'
     ),
     'app:get("/", { responses = { [204] = v.any } }, print)': (
         "app.lua:2: 204 in the option responses of app:get / has a body, but status 204 has none"
@@ -172,7 +202,7 @@ def load(path: Path, lua: str, **more: Any) -> Any:
 LATE = {
     code: MISTAKES.pop(code)
     for code, sentence in list(MISTAKES.items())
-    if "there is no s" in sentence or "fit its" in sentence
+    if "there is no s" in sentence or "fit its" in sentence or "in enum can never be" in sentence
 }
 LATE |= {
     code: MISTAKES.pop(code) for code in list(MISTAKES) if "cannot be" in MISTAKES[code] and "option" in MISTAKES[code]

@@ -157,6 +157,7 @@ ATTACKS = [
     "/out/app/app.lua",
     "/up/app.lua",
     "/up/public/page.txt%00",
+    "/up/public/page.txt",
     "/loop",
     "/pipe",
     "/socket",

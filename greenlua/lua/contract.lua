@@ -1,11 +1,11 @@
--- The contract of a route: what its params, query, headers, body and answers must be, and what else documents it. Python checks requests by it
--- before they come here (contract.py). Uses errors, values, json, options, context, schemas; host.define, host.check_value, host.validate.
+-- The contract of a route: what its params, query, headers and body must be, and what else documents it. Python checks requests by it
+-- before they come here (contract.py). Uses errors, values, json, options, response, context, schemas; host.define, host.check_value, host.validate.
 -- What can be judged only when all names are known waits for the end of loading, and still names the line that it is about.
 
 local prelude, host = ...
 
-local concat, find, format, gmatch, gsub, ipairs, lower, next, sort, tostring, type =
-  table.concat, string.find, string.format, string.gmatch, string.gsub, ipairs, string.lower, next, table.sort, tostring, type
+local find, format, gmatch, gsub, ipairs, lower, next, sort, tostring, type =
+  string.find, string.format, string.gmatch, string.gsub, ipairs, string.lower, next, table.sort, tostring, type
 local options, schemas = prelude.options, prelude.schemas
 local place, raise = prelude.errors.place, prelude.errors.raise
 local hint, is_serving, names_of = options.hint, options.is_serving, options.names_of
@@ -32,10 +32,26 @@ local function misfit(json, value, what)
   if not fine then return format("the %s does not fit its own schema: %s", what, why) end
 end
 
+-- Why values of an enum cannot be, or nil.
+local function enum_fault(json)
+  local others, more = {}, false
+  for word, value in next, json do
+    if word ~= "enum" and word ~= "default" and word ~= "examples" then
+      others[word] = value
+      more = more or word ~= "type" and word ~= "description" and word ~= "deprecated"
+    end
+  end
+  for _, value in ipairs(more and json.enum or {}) do
+    local fine, why = host.check_value(encode(others), encode(value))
+    if not fine then return format("%s in enum can never be: %s", encode(value), why) end
+  end
+end
+
 local function judge(it)
   local json = it.json
   if it.refers and not declared[it.refers] then return unknown(it.refers) end
-  local why = json.default ~= nil and misfit(json, json.default, "default")
+  local why = json.enum and enum_fault(json)
+  if not why and json.default ~= nil then why = misfit(json, json.default, "default") end
   if not why and json.examples then why = misfit(json, json.examples[1], "example") end
   return why or nil
 end
@@ -48,7 +64,7 @@ local function later(where, check)
 end
 
 function schemas.made(it)
-  if not it.refers and it.json.default == nil and not it.json.examples then return end
+  if not it.refers and it.json.default == nil and not it.json.examples and not it.json.enum then return end
   if it.refers and not is_serving() then references[#references + 1] = it end
   if not is_serving() then return later(it.place, function() return judge(it) end) end
   local why = judge(it)
@@ -125,6 +141,9 @@ end
 local function part(value, what, lists, nulls)
   local it = insides[schemas.node_or_object(value, "the option " .. what, true)]
   local json, where = it.json, place()
+  if it.has_additional then
+    raise("the option %s takes no additional: what it does not name may always be there, and is text", what)
+  end
   if it.kind ~= "object" or json.type ~= "object" then raise("the option %s must be a table of schemas by name", what) end
   if json.additionalProperties ~= nil then
     local copy = {}
@@ -153,14 +172,20 @@ function route.params(value, what)
   return json
 end
 
-function route.query(value, what) return part(value, what, true, true) end
+-- The name of the method that gives all values of a name.
+local function check_names(json, what)
+  if json.properties.all then raise('the option %s cannot name "all", which is what ctx.query:all("name") and its like go by', what) end
+  return json
+end
+
+function route.query(value, what) return check_names(part(value, what, true, true), what) end
 
 function route.headers(value, what)
   local json = part(value, what, true, true)
   local properties, required = {}, array()
   for name, field in next, json.properties do
     local canonical = gsub(lower(name), "_", "-")
-    if not find(canonical, "^[%w!#$%%&'*+.^`|~-]+$") then raise("%q in the option %s is no header name", name, what) end
+    if not find(canonical, prelude.response.HEADER_NAME) then raise("%q in the option %s is no header name", name, what) end
     if properties[canonical] then raise("the header %s is there twice in the option %s", canonical, what) end
     properties[canonical] = field
   end
@@ -170,9 +195,9 @@ function route.headers(value, what)
 end
 
 function route.body(value, what)
-  local it = insides[schemas.node_or_object(value, "the option " .. what)]
-  if it.kind == "file" then raise("the option %s is a v.file, which only a field of v.form can be", what) end
+  local it = insides[schemas.node_or_object(value, "the option " .. what, false, { form = true })]
   local form, where = it.kind == "form", place()
+  if form then check_names(it.json, what) end
   for name, field in next, form and it.json.properties or {} do
     later(where, function()
       local why = text_fault(field, true, true)
@@ -182,69 +207,11 @@ function route.body(value, what)
   return { media = form and "form" or "json", schema = it.json, required = not it.optional and it.json.default == nil }
 end
 
--- ---------------------------------------------------------------- answers and documentation
-
-local ANSWER = { "body", "description", "example", "headers", "media" }
+-- ---------------------------------------------------------------- documentation
 
 local function check_string(value, what)
   if type(value) ~= "string" then raise("%s must be a string, not a %s", what, type(value)) end
   return value
-end
-
-local function answer(status, value, what)
-  local kept = { description = host.reasons[status] or "An answer" }
-  if type(value) == "string" then
-    kept.description = value
-    return kept
-  end
-  if not insides[value] and type(value) ~= "table" then
-    raise("%s must be a description, a schema, or a table of %s, not a %s", what, concat(ANSWER, ", "), type(value))
-  end
-  local given = insides[value] and { body = value } or value
-  for name in next, given do
-    local known
-    for _, word in ipairs(ANSWER) do known = known or word == name end
-    if not known then
-      raise("%s has no field %s; %s%s", what, tostring(name), hint(name, ANSWER, "the fields"),
-        insides[given[name]] and " (the schema of an object is written v.object { ... } here)" or "")
-    end
-  end
-  if given.description ~= nil then kept.description = check_string(given.description, "the description of " .. what) end
-  if given.media ~= nil then kept.media = check_string(given.media, "the media of " .. what) end
-  if given.body ~= nil then
-    if status == 204 or status == 304 then raise("%s has a body, but status %d has none", what, status) end
-    kept.schema = insides[schemas.node_or_object(given.body, "the body of " .. what)].json
-  end
-  if given.headers ~= nil then
-    local headers = insides[schemas.node_or_object(given.headers, "the headers of " .. what, true)].json
-    kept.headers = {}
-    for name, field in next, headers.properties or {} do
-      kept.headers[name] = { schema = field, description = field.description }
-    end
-    for _, name in ipairs(headers.required or {}) do kept.headers[name].required = true end
-  end
-  if given.example ~= nil then
-    local text, why = try_encode(given.example)
-    if not text then raise("the example of %s cannot be JSON: %s", what, why) end
-    kept.example = decode(text)
-    if kept.schema then
-      later(place(), function() return misfit(kept.schema, kept.example, "example of " .. what) end)
-    end
-  end
-  return kept
-end
-
-function route.responses(value, what)
-  if type(value) ~= "table" or insides[value] then raise("the option %s must be a table by status, as in { [200] = v.ref \"Todo\" }", what) end
-  local kept = {}
-  for status, one in next, value do
-    if type(status) ~= "number" or status % 1 ~= 0 or status < 100 or status > 599 then
-      raise("the option %s has the key %s, which is no status from 100 to 599: write { [200] = ... }", what, tostring(status))
-    end
-    kept[format("%d", status)] = answer(status, one, format("%d in the option %s", status, what))
-  end
-  if next(kept) == nil then raise("the option %s is empty", what) end
-  return kept
 end
 
 function route.operation_id(value, what)
@@ -291,7 +258,9 @@ for _, name in ipairs { "tags", "security", "deprecated", "hidden" } do options.
 
 -- ---------------------------------------------------------------- a route as a whole
 
-local ACCEPTED = { int = { integer = true, number = true }, float = { number = true } }
+local ACCEPTED = {
+  int = { integer = true, number = true }, float = { number = true }, uuid = { string = true }, dt = { string = true },
+}
 
 options.checks[#options.checks + 1] = function(declaration, what)
   local facts = declaration.facts
@@ -307,7 +276,8 @@ options.checks[#options.checks + 1] = function(declaration, what)
     if not converter then raise("%s has no field {%s} in its template, but a schema for it in params", what, name) end
     local accepted = ACCEPTED[converter]
     if accepted and type(json.type) == "string" and not accepted[json.type] then
-      raise("%s gives {%s} as %s by its template, which is never a %s", what, name, converter, json.type)
+      raise("%s gives {%s} as %s by its template, which is never %s %s", what, name, converter,
+        find(json.type, "^[aio]") and "an" or "a", json.type)
     end
   end
 end
@@ -318,7 +288,7 @@ function options.methods.schema(name, schema)
   schemas.check_schema_name(name, "app:schema")
   if declared[name] then raise("the schema %s is already declared at %s", name, declared_at[name]) end
   local it = insides[schemas.node_or_object(schema, "what app:schema takes")]
-  if it.kind == "form" or it.kind == "file" then raise("a form is the body of a route and has no name") end
+  if it.optional then raise("what app:schema takes is v.optional, which only a field can be") end
   declared[name], declared_at[name] = it.json, place()
   return schemas.v.ref(name)
 end
@@ -376,4 +346,4 @@ local function parts_of(facts)
   return parts
 end
 
-return { parts_of = parts_of, seal = seal }
+return { check_string = check_string, later = later, misfit = misfit, parts_of = parts_of, seal = seal }

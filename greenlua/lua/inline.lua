@@ -8,6 +8,7 @@ local floor, format, huge, next, select, sort, tostring, type =
 local char, find, gsub, lower, match, sub = string.char, string.find, string.gsub, string.lower, string.match, string.sub
 local options, public, finish = prelude.options, prelude.response.public, prelude.response.finish
 local place, raise = prelude.errors.place, prelude.errors.raise
+local HEADER_NAME = prelude.response.HEADER_NAME
 local array = prelude.values.array
 
 local YEAR = 31536000 -- seconds; RFC 9111 has no longer use for a number
@@ -43,7 +44,7 @@ local function names(what_they_are, normal)
   end
 end
 
-local function header_name(name) return find(name, "^[%w!#$%%&'+.^`|~-]+$") and lower(name) end
+local function header_name(name) return name ~= "*" and find(name, HEADER_NAME) and lower(name) end
 
 local CACHE = {
   key = options.check_function,

@@ -59,8 +59,10 @@ local HEADERS_MAX = 262144 -- bytes of all headers of an answer; no client takes
 local NAMES_MAX = 1024
 local names, name_count = {}, 0 -- header names already seen to be tokens
 
+local HEADER_NAME = "^[%w!#$%%&'*+.^_`|~-]+$"
+
 local function check_name(name)
-  if type(name) ~= "string" or not find(name, "^[%w!#$%%&'*+.^_`|~-]+$") then
+  if type(name) ~= "string" or not find(name, HEADER_NAME) then
     raise("%q is no header name", tostring(name))
   end
   if OWNED[lower(name)] then raise("the header %s is set by the server, not by a handler", name) end
@@ -283,6 +285,7 @@ local public = {
 }
 
 return {
+  HEADER_NAME = HEADER_NAME,
   STREAM = STREAM,
   check_header = check_header,
   finish = finish,

@@ -5,8 +5,8 @@
 
 local prelude, host = ...
 
-local concat, format, ipairs, next, rawequal, setmetatable, sort, tostring, type =
-  table.concat, string.format, ipairs, next, rawequal, setmetatable, table.sort, tostring, type
+local concat, format, ipairs, next, rawequal, select, setmetatable, sort, tostring, type =
+  table.concat, string.format, ipairs, next, rawequal, select, setmetatable, table.sort, tostring, type
 local floor, huge = math.floor, math.huge
 local find, match = string.find, string.match
 local place, raise = prelude.errors.place, prelude.errors.raise
@@ -41,11 +41,14 @@ local function copy(t)
   return result
 end
 
--- The inside of what must be a node.
-local function check_node(value, what, may_be_file)
+-- The inside of what must be a node. may_be: a set of kinds that are not allowed everywhere: file, form.
+local NOT_EVERYWHERE = { file = "which only a field of v.form can be", form = "which only the option body of a route can be" }
+
+local function check_node(value, what, may_be)
   local it = inside(value)
   if it then
-    if it.kind == "file" and not may_be_file then raise("%s is a v.file, which only a field of v.form can be", what) end
+    local why = NOT_EVERYWHERE[it.kind]
+    if why and not (may_be and may_be[it.kind]) then raise("%s is a v.%s, %s", what, it.kind, why) end
     return it
   end
   if type(value) == "function" then
@@ -53,6 +56,13 @@ local function check_node(value, what, may_be_file)
   end
   local shown = type(value) == "table" and "a table (v.object { ... } makes a schema of it)" or value == nil and "nil" or "a " .. type(value)
   return raise("%s must be a schema such as v.string, not %s", what, shown)
+end
+
+-- The same for one that is always there.
+local function check_part(value, what)
+  local it = check_node(value, what)
+  if it.optional then raise("%s is v.optional, which only a field can be", what) end
+  return it
 end
 
 -- ---------------------------------------------------------------- keywords
@@ -103,7 +113,7 @@ end
 
 local function check_pattern(value, what)
   local fine, why = host.check_pattern(check_text(value, what))
-  if not fine then raise("%s is not a regular expression that is taken here: %s", what, why) end
+  if not fine then raise("%s is not a regular expression that is taken here: %s is %s", what, value, why) end
   return value
 end
 
@@ -157,7 +167,7 @@ local KEYWORDS = {
   object = {
     additional = { "additionalProperties", function(value, what)
       if type(value) == "boolean" then return value end
-      return check_node(value, what).json
+      return check_part(value, what).json
     end },
   },
   file = { max = { "maxLength", check_count } },
@@ -210,7 +220,7 @@ function Node.__call(node, given)
     json[keyword[1]] = keyword[2](value, format("%s of %s", tostring(name), what))
   end
   check_bounds(json, what)
-  return new(it.kind, json, { optional = it.optional, refers = it.refers })
+  return new(it.kind, json, { optional = it.optional, refers = it.refers, has_additional = it.has_additional or given.additional ~= nil })
 end
 
 function Node.__index(node, name)
@@ -236,7 +246,7 @@ local function object(kind, fields, what, open)
   local properties, required = {}, array()
   for name, node in next, fields do
     check_name(name, what)
-    local it = check_node(node, format("the field %s of %s", name, what), kind == "form")
+    local it = check_node(node, format("the field %s of %s", name, what), { file = kind == "form" })
     properties[name] = it.json
     if not it.optional and it.json.default == nil then required[#required + 1] = name end
   end
@@ -248,9 +258,9 @@ local function object(kind, fields, what, open)
 end
 
 -- A node, or the object that a plain table of nodes stands for.
-local function node_or_object(value, what, open)
+local function node_or_object(value, what, open, may_be)
   if type(value) == "table" and not inside(value) and prelude.getmetatable(value) == nil then return object("object", value, what, open) end
-  check_node(value, what)
+  check_node(value, what, may_be)
   return value
 end
 
@@ -277,11 +287,11 @@ local v = {
 }
 
 function v.array(items)
-  return new("array", { type = "array", items = check_node(items, "what v.array takes").json })
+  return new("array", { type = "array", items = check_part(items, "what v.array takes").json })
 end
 
 function v.map(values)
-  return new("map", { type = "object", additionalProperties = check_node(values, "what v.map takes").json })
+  return new("map", { type = "object", additionalProperties = check_part(values, "what v.map takes").json })
 end
 
 function v.object(fields) return object("object", fields, "v.object") end
@@ -289,14 +299,14 @@ function v.object(fields) return object("object", fields, "v.object") end
 function v.form(fields) return object("form", fields, "v.form") end
 
 function v.optional(node)
-  local it = check_node(node, "what v.optional takes", true)
+  local it = check_node(node, "what v.optional takes", { file = true, form = true })
   return new(it.kind, it.json, { optional = true, refers = it.refers })
 end
 
 function v.any_of(...)
   local list, alternatives = { ... }, array()
-  if #list < 2 then raise("v.any_of takes two schemas or more") end
-  for i, node in ipairs(list) do alternatives[i] = check_node(node, format("argument %d of v.any_of", i)).json end
+  for i = 1, select("#", ...) do alternatives[i] = check_part(list[i], format("argument %d of v.any_of", i)).json end
+  if #alternatives < 2 then raise("v.any_of takes two schemas or more") end
   return new("any_of", { anyOf = alternatives })
 end
 
