@@ -21,6 +21,8 @@ URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 
 _LONG_NUMBER = re.compile(rb"[0-9]{16}")
+_GZIP = b"\x1f\x8b"
+_HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _BYTE = re.compile(r" \(byte ([0-9]+)\)$")
 
 
@@ -104,10 +106,15 @@ def _too_deep() -> ClientError:
 def _reason(error: Exception, body: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "text that is not valid UTF-8"
-    text = str(error).removeprefix("JSON is malformed: ")
+    if body.startswith(_GZIP):
+        return "it is compressed, and must be sent as it is"
+    text = str(error).removeprefix("JSON is malformed: ").partition(" - at `")[0]
     found = _BYTE.search(text)
     if found is None:
-        return "the text ends where a value should be" if "truncated" in text else text.lower()
+        if "truncated" not in text:
+            return text[:1].lower() + text[1:]
+        half = _HALF_PAIR.search(body)
+        return f"{half[0].decode()} is half of a character" if half else "the text ends where a value should be"
     before = body[: int(found[1])]
     line = before.count(b"\n") + 1
     column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1

@@ -197,6 +197,9 @@ def test_no_body_null_and_an_object_are_told_apart(api: Any) -> None:
 def test_a_body_that_cannot_be_read_is_refused(api: Any) -> None:
     for body, detail in (
         ('{"title": ', "the body is not valid JSON: the text ends where a value should be"),
+        ('{"title": "\\ud83dx"}', "the body is not valid JSON: \\ud83d is half of a character"),
+        ('{"title": [1e400]}', "the body is not valid JSON: number out of range"),
+        (b"\x1f\x8b\x08\0", "the body is not valid JSON: it is compressed, and must be sent as it is"),
         ('{"title":\n  x}', "the body is not valid JSON: invalid character (line 2, column 3)"),
         ("[NaN]", "the body is not valid JSON: invalid character (line 1, column 2)"),
         ("1e999", "the body is not valid JSON: number out of range"),
