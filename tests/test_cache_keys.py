@@ -492,6 +492,7 @@ def test_a_contract_comes_before_the_key(site: Open, lua: str, caplog: pytest.Lo
         lua=lua,
         dev=True,
     )
+    caplog.clear()
     assert [api.ask(f"/x{query}").json["n"] for query in ("", "?day=6", "?day=7", "?day=13")] == [1, 1, 2, 2]
     assert api.ask("/x?day=0").status == 422
     assert api.ask("/keys").json == [1, 6, 7, 13]
