@@ -62,11 +62,11 @@ class Cache:
         return page.entries.get(variant) if type(page) is CachedPage else None
 
     def keep(self, entry: Entry, rule: Rule, methods: tuple[str, ...], refreshes: bool = False) -> None:
-        """Keeps an answer, in place of the one before, with its aliases unless that one was over and nobody refreshed it."""
+        """Keeps an answer, in place of the one before. Its aliases stay, unless that one was over and nobody refreshed it."""
         before = self.find(entry.path, entry.variant)
         if before is not None:
             self.store.drop(before)
-            if refreshes or self.clock() < before.gone_at:
+            if (refreshes or self.clock() < before.gone_at) and entry.looked <= before.looked:
                 entry.aliases = before.aliases
                 entry.size += sum(before.aliases.values())
                 for variant in list(entry.aliases) if entry.size > self.store.share else ():
@@ -94,15 +94,16 @@ class Cache:
         if before is not None:
             self._forget(page, before, variant)
         size, most = size_of_alias(variant), self.store.share - entry.size
+        if size > most and size > most + sum(entry.aliases.values()):
+            return
         oldest = (
             iter(list(entry.aliases)) if size > most else iter(entry.aliases)
         )  # of a dict the first is not always near
         while entry.aliases and (size > most or len(entry.aliases) >= ALIASES_MAX):
             most += self._forget(page, entry, next(oldest))
-        if size <= most:
-            page.entries[variant] = entry
-            entry.aliases[variant] = size
-            self.store.grow(entry, size)
+        page.entries[variant] = entry
+        entry.aliases[variant] = size
+        self.store.grow(entry, size)
 
     def _forget(self, page: CachedPage, entry: Entry, variant: Hashable) -> int:
         """An alias; gives the bytes that it took."""

@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
     Attributes:
         text: the key; None: the request has none.
-        left_out: see `Rule.left_out`.
+        left_out: the headers that the rule names and the function did not look at: no answer that this key gets may depend on them.
     """
 
     text: bytes | None

@@ -56,7 +56,7 @@ class Asking:
         environ, endpoint, params: the request, what it goes to, and the template's fields.
         path, variant: what it asks for.
         head: whether it is a HEAD.
-        left_out: of the headers that the rule names, those that its key leaves out.
+        left_out: the headers on which no answer may depend that it gets, because its key does not; see `Key`.
         deadline: by the cache's clock; until then it may wait for somebody else's run.
         waited: whether it has.
     """
@@ -95,7 +95,7 @@ class CachedRoute:
         self._route = route
         self._runner = runner
         self._key = key
-        self._told = False
+        self._told = set[str]()
 
     def respond(self, environ: dict[str, Any], endpoint: Any, params: dict[str, Any]) -> Answer:
         """The WSGI answer, kept or new; in place of `Responder.respond`."""
@@ -119,16 +119,16 @@ class CachedRoute:
             failure = self._wait(flight, asking)
             if failure is not None:
                 return failure
-            if flight.entry is not None:
+            if flight.entry is not None and asking.left_out.isdisjoint(flight.entry.looked):
                 return flight.entry.answer(asking.environ, asking.head, cache.clock())
-            if not flight.again:
+            if not flight.again or flight.entry is not None:
                 return self._run(asking, variant)
 
     def _kept(self, asking: Asking, variant: Hashable) -> Answer | None:
         """The answer that is kept, fresh or stale."""
         cache, now = self._cache, self._cache.clock()
         entry = cache.find(asking.path, variant)
-        if entry is None or now >= entry.gone_at:
+        if entry is None or now >= entry.gone_at or not asking.left_out.isdisjoint(entry.looked):
             return None
         if now < entry.fresh_until:
             cache.store.hit(entry)
@@ -171,7 +171,7 @@ class CachedRoute:
         asking.left_out = key.left_out
         answer = self._share(asking, (key.text,))
         entry = cache.find(asking.path, (key.text,))
-        if entry is not None and cache.clock() < entry.gone_at:
+        if entry is not None and cache.clock() < entry.gone_at and key.left_out.isdisjoint(entry.looked):
             cache.alias(entry, variant)
         return answer
 
@@ -204,7 +204,7 @@ class CachedRoute:
             return _without_body(text) if asking.head else text
         objection = rule.objection_to_key(seen) if text is not None else None
         if objection is not None:
-            self._tell(objection)
+            self._tell("key", objection)
             text = None
         return Key(text, rule.left_out(seen))
 
@@ -242,7 +242,7 @@ class CachedRoute:
                 *flight.name, status, rule.complete(own), b"".join(body), cache.security, cache.clock(), rule.ttl, rule.stale,
                 cache.compression,
             )  # fmt: skip
-            entry.left_out = asking.left_out
+            entry.looked = rule.looked(seen)
             if cache.store.takes(entry):
                 flight.entry = entry
                 if not flight.spoiled:
@@ -252,13 +252,13 @@ class CachedRoute:
         if not flight.again:
             cache.flights.set_apart(flight.name)
         if objection:
-            self._tell(objection)
+            self._tell("answer", objection)
         return answer
 
-    def _tell(self, objection: str) -> None:
-        """The log, once, why answers are not kept."""
-        if not self._told:
-            self._told = True
+    def _tell(self, kind: str, objection: str) -> None:
+        """The log, once for each kind of reason, why answers are not kept."""
+        if kind not in self._told:
+            self._told.add(kind)
             route = self._route
             log.warning("%s: an answer of GET %s is not kept: %s", route.place, route.template, objection)
 
@@ -270,7 +270,8 @@ class CachedRoute:
         if now < entry.refresh_at or name in cache.flights or cache.refreshing >= REFRESHES_MAX:
             return
         entry.refresh_at = now + REFRESH_EVERY
-        asking.left_out = entry.left_out
+        # Whatever else its key goes by: the new answer may depend on no more than the one before, whose aliases it gets.
+        asking.left_out = self._rule.left_out(entry.looked)
         shown = self._rule.shown(asking.environ, asking.variant)
         for key in _OF_THE_CLIENT:
             shown.pop(key, None)

@@ -125,8 +125,8 @@ class Rule:
                 return ""
             if name == "vary" and not self._varies.issuperset(_tokens(value)):
                 return f"its answer says Vary: {value}; name these headers in the rule's vary"
-        if not left_out.isdisjoint(seen):
-            names = _names_of(left_out & seen)
+        if not left_out.isdisjoint(self.looked(seen)):
+            names = _names_of(left_out & self.looked(seen))
             return f"the handler or a hook looked at {names}, but the rule's key did not; let it look there too"
         what = _names_of({key for key in seen - self._known if key in CREDENTIALS or "HTTP_*" not in self._known})
         if not what:
@@ -141,9 +141,13 @@ class Rule:
             " rule's vary, or in ignore when no answer depends on it"
         )
 
-    def left_out(self, seen: set[str]) -> frozenset[str]:
-        """What the rule names of the headers, and a key's function did not look at."""
-        return frozenset(self._named - seen)
+    def looked(self, seen: set[str]) -> frozenset[str]:
+        """Which of the headers that the rule names somebody looked at."""
+        return frozenset(self._named if "HTTP_*" in seen else self._named & seen)
+
+    def left_out(self, looked: Set[str]) -> frozenset[str]:
+        """The others."""
+        return frozenset(self._named - looked)
 
     def objection_to_key(self, seen: set[str]) -> str | None:
         """Why nothing is kept by a key: its function looked at more than the variant, whose key it would be from then on."""

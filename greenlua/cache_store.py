@@ -38,7 +38,7 @@ class Entry(Prepared):
     Attributes:
         fresh_until, gone_at: by the same clock.
         aliases: variants that have it as well, where it has a key: the bytes that each takes, the oldest first.
-        left_out: see `Rule.left_out`.
+        looked: the headers named by the rule that the handler or a hook looked at; see `Rule.looked`.
         store: where it is kept; None: nowhere.
         refresh_at: nobody tries to make it anew before.
         size: bytes that it takes.
@@ -50,7 +50,7 @@ class Entry(Prepared):
         "aliases",
         "fresh_until",
         "gone_at",
-        "left_out",
+        "looked",
         "path",
         "refresh_at",
         "size",
@@ -78,7 +78,7 @@ class Entry(Prepared):
         self.store: Store | None = None
         self.path, self.variant = path, variant
         self.aliases: dict[Hashable, int] = {}
-        self.left_out: frozenset[str] = frozenset()
+        self.looked: frozenset[str] = frozenset()
         self.stored_at = stored_at
         self.fresh_until = self.refresh_at = stored_at + fresh
         self.gone_at = self.fresh_until + stale

@@ -76,9 +76,6 @@ class Contract:
     Args:
         schemas: the app's.
         options: the route's, as lua/contract.lua gives them.
-
-    Attributes:
-        header_keys: the headers that it looks at, as keys of the environ.
     """
 
     def __init__(self, schemas: Schemas, options: dict[str, Any]) -> None:
@@ -98,7 +95,6 @@ class Contract:
                 (name, environ_key(name), _is_list(schemas, parts["headers"]["properties"][name]), read)
                 for name, read in readers["headers"].items()
             ]
-        self.header_keys = frozenset(key for _, key, _, _ in self._headers or ())
         body = options.get("body")
         self._media: str | None = body["media"] if body else None
         self._form: dict[str, Reader] = {}

@@ -206,8 +206,6 @@ class Responder:
             finally:
                 self.coming -= 1
         if endpoint.contract is not None:
-            if seen is not None:
-                seen |= endpoint.contract.header_keys
             checked = endpoint.contract.check(environ, params, body or b"")
             params = checked.params
         pool = self._pool

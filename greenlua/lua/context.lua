@@ -170,11 +170,12 @@ local Headers = {
     if type(name) ~= "string" then return nil end
     local ctx, known = headers[CTX], headers[CHECKED]
     local value = known and known[gsub(lower(name), "_", "-")]
+    local index, generation = identify(ctx)
     if value ~= nil and known then
+      fetch_header(index, generation, name) -- Python notes that somebody looked at it
       rawset(headers, name, value)
       return value
     end
-    local index, generation = identify(ctx)
     local why
     value, why = fetch_header(index, generation, name)
     if value == nil then refused(why) end
