@@ -107,7 +107,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ge=0,
             le=2**40,
             description="bytes of answers that wait for clients to read on, of all connections together; with more, who has"
-            " waited longest is cut off. 0: no limit (HTTP front)",
+            " read nothing for the longest time is cut off. 0: no limit (HTTP front)",
         ),
     ] = 268435456
     trusted_proxies: Annotated[

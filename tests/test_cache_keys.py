@@ -275,7 +275,8 @@ def test_a_contract_on_a_header_does_not_make_the_key_go_by_it(site: Open, lua: 
     api = site(
         f"""
         app:before(function(ctx) if {looks} ~= "s3cret" then return 401, "x" end end)
-        local options = {{ headers = {{ x_token = v.optional(v.string) }}, cache = {{ ttl = 60, query = "q", vary = {{ "x-token", "accept" }} }} }}
+        local options = {{ headers = {{ x_token = v.optional(v.string) }}, cache = {{ ttl = 60, query = "q" }} }}
+        options.cache.vary = {{ "x-token", "accept" }}
         options.cache.key = function(ctx) return (ctx.headers.accept == "x" and "" or "") .. ctx.query.q end
         app:get("/x", options, function() return {{ "private" }} end)
         options.cache.key = function(ctx) return ctx.query.q .. ({looks} or "") end

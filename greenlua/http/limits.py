@@ -45,8 +45,8 @@ class Limits:
     """Bytes per second that a body or a response must keep on average, as in Apache's mod_reqtimeout."""
 
     max_unsent: int = 256 * 1024 * 1024
-    """Answers in memory that wait for clients to read on, of all connections together; with more, whoever has waited longest is
-    cut off. 0 is no bound."""
+    """Answers in memory that wait for clients to read on, of all connections together; with more, whoever has read nothing for the
+    longest time is cut off. 0 is no bound."""
 
     linger_timeout: float = 2.0
     """After the last answer on a connection that still sends: how long its bytes are thrown away, so that

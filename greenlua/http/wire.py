@@ -204,10 +204,12 @@ class Wire:
                 unsent.enter(self, whole)
                 self._wait_for_room(blocked_on, sent)
         finally:
-            unsent.leave(self, whole)
+            unsent.leave(self)
 
     def _wait_for_room(self, blocked_on: int, sent: int) -> None:
         """Until the client has read on. ``sent``: bytes that the kernel took last."""
+        if self._state != RUNNING:  # cut off while others were
+            raise ClientGone("the connection is closed")
         limits = self.front.limits
         queued = _unsent_bytes(self._sock)
         began = time.monotonic()
