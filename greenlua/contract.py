@@ -10,6 +10,7 @@ schemas, texts, wire, routes.
 from __future__ import annotations
 
 import logging
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -43,6 +44,7 @@ OURS = frozenset({"400", "408", "411", "413", "415", "422", "500", "503", "504"}
 
 ONCE = "must be given once"
 SHOWN = 10  # faults of an answer that the log names
+_OF_THE_CACHE = ("age", "cache-control", "etag", "vary")  # it adds them when these have been looked at
 
 Faults = list[dict[str, str]]
 
@@ -268,7 +270,11 @@ class Answers:
             if "schema" in declared
         }
         self._headers = {
-            status: [_DeclaredHeader(schemas, name, said) for name, said in sorted(declared.get("headers", {}).items())]
+            status: [
+                _DeclaredHeader(schemas, name, said)
+                for name, said in sorted(declared.get("headers", {}).items())
+                if "cache" not in route.options or name.lower() not in _OF_THE_CACHE
+            ]
             for status, declared in self._responses.items()
         }
 
@@ -304,7 +310,8 @@ class Answers:
         wanted = declared.get("media") or ("application/json" if "schema" in declared else "")
         if not wanted and body and status[0] in "45":
             wanted = PROBLEM_TYPE  # as the document says of errors without a word of their own
-        if wanted and media != wanted.partition(";")[0].strip().lower():
+        wanted = wanted.partition(";")[0].strip().lower()
+        if wanted and not fnmatchcase(media, wanted):
             return [f"its Content-Type is {media or 'not there'} and not {wanted}"]
         schema = self._schemas.get(status)
         if schema is None or type(body) is not list or not body or not JSON_TYPE.fullmatch(media):

@@ -17,7 +17,8 @@ import msgspec
 Definition = dict[str, Any]
 
 ERRORS_MAX = 100
-STEPS_MAX = 20000  # 60 ms at most
+STEPS_MAX = 20000  # values, and alternatives of them, that are looked at
+STEPS_OF_A_JUDGEMENT = 500  # what counts for a whole value that is judged deep inside
 SHOWN_MAX = 50  # characters of what a client sent, or of a pattern
 LEVELS_JUDGED = (
     8  # so deep a value is judged as a whole before it is gone into; each level costs at most one pass over all of it
@@ -164,7 +165,7 @@ class Explainer:
         definition: the schema.
     """
 
-    __slots__ = ("_definition", "_errors", "_fits", "_keywords", "_resolve", "_steps")
+    __slots__ = ("_alternatives", "_definition", "_errors", "_fits", "_keywords", "_resolve", "_steps")
 
     def __init__(
         self,
@@ -176,6 +177,8 @@ class Explainer:
         self._resolve = resolve
         self._definition = definition
         self._keywords: dict[tuple[int, str], Definition] = {}  # a definition of one keyword each, for `fits`
+        # By the id of their list, which the definition holds: each without names, whether a value is meant for it, the objects.
+        self._alternatives: dict[int, tuple[list[Definition], list[Callable[[Any], bool]], list[Definition]]] = {}
         self._errors: list[dict[str, str]] = []
         self._steps = 0
 
@@ -195,10 +198,17 @@ class Explainer:
         if self._steps > STEPS_MAX or len(self._errors) >= ERRORS_MAX:
             return
         definition = self._resolve(definition)
-        if len(path) <= LEVELS_JUDGED and self._fits(definition)(value):
-            return
-        if "anyOf" in definition:
-            self._visit_alternatives(value, definition["anyOf"], path)
+        alternatives = definition.get("anyOf")
+        if len(path) <= LEVELS_JUDGED or type(value) not in (dict, list):
+            if self._fits(definition)(value):
+                return
+        elif alternatives is not None:
+            # Nothing below would say whether one of them fits.
+            self._steps += STEPS_OF_A_JUDGEMENT
+            if self._steps > STEPS_MAX or self._fits(definition)(value):
+                return
+        if alternatives is not None:
+            self._visit_alternatives(value, alternatives, path)
             return
         if "x-file" in definition:
             if value is not True:
@@ -256,9 +266,16 @@ class Explainer:
 
     def _visit_alternatives(self, value: Any, alternatives: list[Definition], path: tuple[str | int, ...]) -> None:
         """Goes into the only alternative that a value can be meant for; otherwise says what there is."""
-        resolved = list(self._flatten(alternatives, set()))
-        meant = [one for one in resolved if meant_for(one)(value)]
-        objects = [one for one in resolved if may_be(one, dict)] if type(value) is dict else []
+        known = self._alternatives.get(id(alternatives))
+        if known is None:
+            flat = list(self._flatten(alternatives, set()))
+            known = flat, [meant_for(one) for one in flat], [one for one in flat if may_be(one, dict)]
+            self._alternatives[id(alternatives)] = known
+        resolved, tests, objects = known
+        self._steps += len(resolved)
+        meant = [one for one, is_meant in zip(resolved, tests, strict=True) if is_meant(value)]
+        if type(value) is not dict:
+            objects = []
         if len(objects) > 1 and len(meant) != 1:
             if self._tell_names(value, objects, path):
                 return
@@ -289,12 +306,13 @@ class Explainer:
 
     def _tell_names(self, value: dict[str, Any], objects: list[Definition], path: tuple[str | int, ...]) -> bool:
         """Whether there is a field by which all alternatives are told apart; then says what it may be."""
-        for name, inner in objects[0].get("properties", {}).items():
+        for name in objects[0].get("properties", {}):
             constants = [one.get("properties", {}).get(name, {}).get("const") for one in objects]
             if not all(type(constant) is str for constant in constants) or value.get(name) in constants:
                 continue
-            if type(inner.get("const")) is str:
-                shown = " or ".join(_shown(constant) for constant in dict.fromkeys(constants[:CHOICES_MAX]))
+            if name in value or all(name in one.get("required", ()) for one in objects):
+                named = list(dict.fromkeys(constants))
+                shown = f"one of {_choices(named)}" if len(named) > CHOICES_MAX else " or ".join(map(_shown, named))
                 self._add((*path, name), f"must be {shown}" if name in value else f"is required: {shown}")
                 return True
         return False

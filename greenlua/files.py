@@ -31,6 +31,7 @@ _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | 
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _DETOURS = {"", ".", ".."}
+STEPS_MAX = 256  # folders in a path with links or detours in it
 _LINK_ERRORS = {errno.ELOOP, errno.EMLINK, errno.ENOTDIR}  # of opening a link so, in the systems there are
 
 # What Python does not know everywhere. With nosniff, browsers refuse scripts and styles of another type.
@@ -104,7 +105,11 @@ def _open(folder: str, name: str) -> int:
             if error.errno not in _LINK_ERRORS:
                 raise
     real, inside = folder, os.path.join(folder, "")
-    for segment in segments:  # one by one: a way out and in again would tell the names of the folders outside
+    # One by one: a way out and in again would tell the names of the folders outside.
+    steps = [segment for segment in segments if segment not in ("", ".")]
+    if len(steps) > STEPS_MAX:
+        raise FileNotFoundError(name)
+    for segment in steps:
         real = os.path.realpath(os.path.join(real, segment), strict=True)
         if real != folder and not real.startswith(inside):
             raise FileNotFoundError(real)

@@ -100,9 +100,11 @@ class Schemas:
             found = self._compiled(schema)
             decoded = msgspec.json.decode(value)
             if found.fits(decoded):
-                if found.fill is not None:
-                    found.fill(decoded, FILL_MAX)
-                return True
+                if found.fill is None:
+                    return True
+                decoded = found.fill(decoded, FILL_MAX)
+                if not found.fills_unique or found.fits(decoded):
+                    return True
             fault = found.explain(decoded)[0]
             where = f"{fault['pointer']} " if fault["pointer"] else "it "
             return None, (where + fault["message"]).encode()

@@ -22,7 +22,7 @@ MULTIPART = "multipart/form-data"
 
 _LONG_NUMBER = re.compile(rb"[0-9]{16}")
 _GZIP = b"\x1f\x8b"
-_HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
+_HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*(\\u[dD][89abAB][0-9a-fA-F]{2})(?!\\u[dD][c-fC-F])")
 _BYTE = re.compile(r" \(byte ([0-9]+)\)$")
 
 
@@ -114,7 +114,7 @@ def _reason(error: Exception, body: bytes) -> str:
         if "truncated" not in text:
             return text[:1].lower() + text[1:]
         half = _HALF_PAIR.search(body)
-        return f"{half[0].decode()} is half of a character" if half else "the text ends where a value should be"
+        return f"{half[1].decode()} is half of a character" if half else "the text ends where a value should be"
     before = body[: int(found[1])]
     line = before.count(b"\n") + 1
     column = len(before[before.rfind(b"\n") + 1 :].decode(errors="replace")) + 1

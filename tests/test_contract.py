@@ -199,6 +199,7 @@ def test_a_body_that_cannot_be_read_is_refused(api: Any) -> None:
         ('{"title": ', "the body is not valid JSON: the text ends where a value should be"),
         ('{"title": "\\ud83dx"}', "the body is not valid JSON: \\ud83d is half of a character"),
         ('{"title": [1e400]}', "the body is not valid JSON: number out of range"),
+        (r'{"title": "\\ud83d', "the body is not valid JSON: the text ends where a value should be"),
         (b"\x1f\x8b\x08\0", "the body is not valid JSON: it is compressed, and must be sent as it is"),
         ('{"title":\n  x}', "the body is not valid JSON: invalid character (line 2, column 3)"),
         ("[NaN]", "the body is not valid JSON: invalid character (line 1, column 2)"),
@@ -531,6 +532,24 @@ def test_in_development_answers_are_compared_with_what_is_declared(
                 "unheaded": 203,
                 "misheaded": 203,
             }.get(name, 200)
+
+
+def test_what_is_added_to_an_answer_later_is_not_missed(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(
+        """local app = greenlua.app {}
+        local headers = { ETag = v.string, ["X-A"] = v.string }
+        app:get("/x", { cache = 10, responses = { [200] = { media = "text/*", headers = headers } } },
+          function() return 200, "x", { ["X-A"] = "a" } end)
+        app:get("/{a:float}", { params = { a = v.integer }, responses = { [200] = { media = "*/*" } } }, function(ctx)
+          return { ctx.params.a }
+        end)
+        return app"""
+    )
+    api = client(path, slots=8, dev=True)
+    caplog.clear()
+    assert "ETag" in api.get("/x").headers
+    assert (api.get("/5.0").json, api.get("/5.5").status_code) == ([5], 422)
+    assert not caplog.records
 
 
 # ------------------------------------------------------------ from outside

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from greenlua import explanations
 from greenlua.errors import ConfigurationError
 from greenlua.explanations import ERRORS_MAX, Explainer
 from greenlua.schemas import Schema, Schemas
@@ -133,11 +134,20 @@ MISTAKES = {
     'app:schema("M", v.map(v.any))\napp:get("/", { query = { q = v.any_of(v.ref "M", v.string) } }, print)': (
         "app.lua:3: q of the option query of app:get / is sent as text and cannot be an object"
     ),
-    'app:get("/", { query = v.object { q = v.any } { additional = true } }, print)': (
+    'app:get("/", { query = v.object { q = v.any } { additional = v.any } }, print)': (
         "app.lua:2: the option query of app:get / takes no additional: what it does not name may always be there, and is text"
     ),
     'app:get("/", { query = { all = v.boolean } }, print)': 'app.lua:2: the option query of app:get / cannot name "all"',
     'app:post("/", { body = v.form { all = v.boolean } }, print)': 'app.lua:2: the option body of app:post / cannot name "all"',
+    'app:get("/", { query = { q = v.const { b = 1 } } }, print)': (
+        "app.lua:2: q of the option query of app:get / is sent as text and cannot be a table"
+    ),
+    'app:post("/", { body = v.form {} { additional = v.map(v.any) } }, print)': (
+        "app.lua:2: additional of the option body of app:post / is sent as text and cannot be an object"
+    ),
+    "local s = v.array(v.object { a = v.integer { default = 1 } }) { unique = true, default = { {}, { a = 1 } } }": (
+        "app.lua:2: the default does not fit its own schema: it must not have the same item twice"
+    ),
     'app:get("/{id:uuid}", { params = { id = v.integer } }, print)': (
         "app.lua:2: app:get /{id:uuid} gives {id} as uuid by its template, which is never an integer"
     ),
@@ -532,6 +542,9 @@ def test_any_value_can_be_validated_in_a_handler(write: Write, lua: str, caplog:
 ALTERNATIVES = """local app = greenlua.app {}
 local circle = app:schema("Circle", v.object { kind = v.const "circle", r = v.number { min = 0 } })
 local shape = app:schema("Shape", v.any_of(circle, v.object { kind = v.const "square", w = v.number }, v.nullable(circle)))
+local kinds = {}
+for number = 1, 12 do kinds[number] = v.object { kind = v.const("k" .. number) } end
+local many = v.any_of((table.unpack or unpack)(kinds))
 local SCHEMAS = {
   shape = shape,
   shapes = v.array(v.object { at = v.nullable(shape) }),
@@ -540,6 +553,11 @@ local SCHEMAS = {
   null = v.nullable(v.const "x"),
   list = v.any_of(v.array(v.integer), v.array(v.string)),
   words = v.any_of(v.string { min = 3 }, v.string { pattern = "^x" }),
+  loose = v.any_of(
+    v.object { kind = v.optional(v.const "a"), x = v.any }, v.object { kind = v.optional(v.const "b"), y = v.any }),
+  many = many,
+  two = v.any_of(v.object { kind = v.const "a", sort = v.const "x" }, v.object { kind = v.const "a", sort = v.const "y" }),
+  choice = v.nullable(v.string) { enum = { "a", "b" } },
   either = v.any_of(v.string, v.object { a = v.integer }, v.object { b = v.integer }),
 }
 app:post("/{name}", function(ctx) return select(2, v.validate(SCHEMAS[ctx.params.name], ctx.json)) or {} end)
@@ -572,6 +590,12 @@ NONE_FITS = "must fit one of the 2 alternatives that there are here"
         ("either", {"a": "x"}, ["/a must be an integer"]),
         ("either", {"c": 1}, [" must fit one of the 3 alternatives that there are here: one with a, or one with b"]),
         ("either", 1, [" must be a string or an object"]),
+        ("loose", {}, [" must fit one of the 2 alternatives that there are here: one with x, or one with y"]),
+        ("loose", {"kind": "c"}, ['/kind must be "a" or "b"']),
+        ("many", {"kind": "z"}, ['/kind must be one of ' + ", ".join(f'"k{at}"' for at in range(1, 11)) + " or 2 others"]),
+        ("two", {"kind": "a", "sort": "z"}, ['/sort must be "x" or "y"']),
+        ("choice", None, []),
+        ("choice", "c", [' must be one of "a", "b", null']),
     ],
 )  # fmt: skip
 def test_of_alternatives_the_one_that_is_meant_is_gone_into(
@@ -717,6 +741,49 @@ def test_alternatives_inside_alternatives_do_not_explode() -> None:
     verdict, faults = ours.validate(json.dumps(ref).encode(), json.dumps(value).encode())
     assert verdict is False
     assert "alternatives" in json.loads(faults)[0]["message"]
+
+
+def test_deep_inside_nobody_is_blamed_who_is_right() -> None:
+    ours = Schemas("5.4", drop=False)
+    inner: Any = {
+        "type": "object",
+        "properties": {
+            "list": {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"type": "number"}]}},
+            "x": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "string", "pattern": "^a"}]},
+            "o": {"anyOf": [{"type": "object", "required": ["a"]}, {"type": "object", "required": ["b"]}]},
+        },
+    }
+    value: Any = {"list": [1, 2.5, "bad"], "x": "fine", "o": {"b": 1}}
+    for _ in range(12):
+        inner, value = {"type": "object", "properties": {"in": inner}}, {"in": value}
+    schema = Schema(ours, ours.strict(inner))
+    assert schema.explain(value) == [{"pointer": "/in" * 12 + "/list/2", "message": "must be an integer or a number"}]
+
+
+def test_many_alternatives_of_many_values_are_looked_at_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def counting(definition: Any) -> Any:
+        def meant(value: Any) -> bool:
+            nonlocal looked
+            looked += 1
+            return True
+
+        return meant
+
+    monkeypatch.setattr(explanations, "meant_for", counting)
+    ours = Schemas("5.4", drop=False)
+    ref = {"$ref": "#/components/schemas/T"}
+    kinds = [
+        {"type": "object", "properties": {f"p{at}": {"type": "integer"}}, "required": [f"p{at}"]} for at in range(300)
+    ]
+    named = {"T": {"anyOf": [{"type": "array", "items": ref}, *kinds]}}
+    assert ours.define(json.dumps(named).encode()) is True
+    value: Any = [{"p1": 1}] * 20000 + [{"p1": "x"}]
+    for _ in range(9):
+        value = [value]
+    assert Schema(ours, ref).explain(value)
+    assert looked <= explanations.STEPS_MAX + 400
 
 
 def test_defaults_of_one_value_are_not_those_of_the_next() -> None:

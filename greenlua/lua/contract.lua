@@ -4,12 +4,12 @@
 
 local prelude, host = ...
 
-local find, format, gmatch, gsub, ipairs, lower, next, sort, tostring, type =
-  string.find, string.format, string.gmatch, string.gsub, ipairs, string.lower, next, table.sort, tostring, type
+local find, format, gmatch, gsub, ipairs, lower, next, rawequal, sort, tostring, type =
+  string.find, string.format, string.gmatch, string.gsub, ipairs, string.lower, next, rawequal, table.sort, tostring, type
 local options, schemas = prelude.options, prelude.schemas
 local place, raise = prelude.errors.place, prelude.errors.raise
 local hint, is_serving, names_of = options.hint, options.is_serving, options.names_of
-local array = prelude.values.array
+local array, null = prelude.values.array, prelude.values.null
 local encode, try_encode = prelude.json_encode.encode, prelude.json_encode.try_encode
 local decode = prelude.json_decode.decode
 local check_node, insides, reference_of = schemas.check_node, schemas.insides, schemas.reference_of
@@ -95,6 +95,7 @@ local function text_fault(json, lists, nulls)
     local why = text_fault(alternative, lists, nulls)
     if why then return why end
   end
+  if type(json.const) == "table" and not rawequal(json.const, null) then return "is sent as text and cannot be a table" end
   for _, kind in ipairs(type(json.type) == "table" and json.type or { json.type }) do
     if kind == "object" then return "is sent as text and cannot be an object" end
     if kind == "null" and not nulls then return "is always there and cannot be null" end
@@ -141,7 +142,7 @@ end
 local function part(value, what, lists, nulls)
   local it = insides[schemas.node_or_object(value, "the option " .. what, true)]
   local json, where = it.json, place()
-  if it.has_additional then
+  if it.has_additional and json.additionalProperties ~= true then
     raise("the option %s takes no additional: what it does not name may always be there, and is text", what)
   end
   if it.kind ~= "object" or json.type ~= "object" then raise("the option %s must be a table of schemas by name", what) end
@@ -174,7 +175,9 @@ end
 
 -- The name of the method that gives all values of a name.
 local function check_names(json, what)
-  if json.properties.all then raise('the option %s cannot name "all", which is what ctx.query:all("name") and its like go by', what) end
+  if json.properties.all then
+    raise('the option %s cannot name "all", a method of ctx.query and ctx.form; without a schema, ctx.query:all("all") gives its texts', what)
+  end
   return json
 end
 
@@ -197,7 +200,15 @@ end
 function route.body(value, what)
   local it = insides[schemas.node_or_object(value, "the option " .. what, false, { form = true })]
   local form, where = it.kind == "form", place()
-  if form then check_names(it.json, what) end
+  if form then
+    check_names(it.json, what)
+    if type(it.json.additionalProperties) == "table" then
+      later(where, function()
+        local why = text_fault(it.json.additionalProperties, true, true)
+        return why and format("additional of the option %s %s", what, why)
+      end)
+    end
+  end
   for name, field in next, form and it.json.properties or {} do
     later(where, function()
       local why = text_fault(field, true, true)
@@ -259,7 +270,7 @@ for _, name in ipairs { "tags", "security", "deprecated", "hidden" } do options.
 -- ---------------------------------------------------------------- a route as a whole
 
 local ACCEPTED = {
-  int = { integer = true, number = true }, float = { number = true }, uuid = { string = true }, dt = { string = true },
+  int = { integer = true, number = true }, float = { integer = true, number = true }, uuid = { string = true }, dt = { string = true },
 }
 
 options.checks[#options.checks + 1] = function(declaration, what)

@@ -37,7 +37,7 @@ local function answer(status, value, what)
   if given.description ~= nil then kept.description = check_string(given.description, "the description of " .. what) end
   if given.media ~= nil then
     kept.media = check_string(given.media, "the media of " .. what)
-    if not find(kept.media, "^[%w!#$&^_.+-]+/[%w!#$&^_.+*-]+ *;?[^%c]*$") then
+    if not find(kept.media, "^[%w!#$&^_.+*-]+/[%w!#$&^_.+*-]+ *;?[^%c]*$") then
       raise("the media of %s must be a media type such as text/plain, not %q", what, kept.media)
     end
   end

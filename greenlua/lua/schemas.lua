@@ -219,6 +219,7 @@ function Node.__call(node, given)
     end
     json[keyword[1]] = keyword[2](value, format("%s of %s", tostring(name), what))
   end
+  if given.enum ~= nil and type(json.type) == "table" then json.enum[#json.enum + 1] = null end -- of v.nullable
   check_bounds(json, what)
   return new(it.kind, json, { optional = it.optional, refers = it.refers, has_additional = it.has_additional or given.additional ~= nil })
 end
