@@ -42,7 +42,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.purged: list[tuple[float, str, bool]] = []
         self.made: dict[tuple[str, str, str], list[tuple[float, int]]] = {}
         self.pages: dict[str, Page] = {}
-        self.standing: dict[Any, tuple[Callable[[], bool], Any]] = {}
+        self.standing: dict[Any, tuple[Callable[[], bool], Any, Any]] = {}
         given = Settings(cache_memory=MEMORY)
         self.cache = Cache(given, self.pages, Security(given.security_headers), lambda: self.now)
         options = {"cache": {"ttl": TTL, "stale": STALE, "query": ["page"], "vary": ["accept-language"]}}
@@ -93,7 +93,13 @@ class CacheMachine(RuleBasedStateMachine):
         asked = (path, query, language, method)
         if asked in self.standing and self.standing[asked][0]():
             assert page is not None
-            assert page.answer(environ, method) == self.standing[asked][1], "an answer that does not stand any more"
+            _, expected, entry = self.standing[asked]
+            now = page.answer(environ, method)
+            if (
+                now is None and self.keyed and entry.store is not None
+            ):  # its alias had to go, but nothing else has changed
+                now = entry.answer(environ, method == "HEAD", self.now)
+            assert now == expected, "an answer that does not stand any more"
         answer = page.answer(environ, method) if page is not None else None
         inline = answer is not None
         if answer is None:
@@ -120,7 +126,7 @@ class CacheMachine(RuleBasedStateMachine):
         page = self.pages.get(path)
         ready: Any = page.at_once(environ, method) if page is not None else None
         if page is not None and ready is not None:
-            self.standing[asked] = ready[3].stands(), page.answer(environ, method)
+            self.standing[asked] = ready[3].stands(), page.answer(environ, method), ready[3]
         gevent.sleep(0)  # a refresh runs
         assert self.cache.refreshing == self.coming == 0
 

@@ -123,7 +123,8 @@ def test_a_page_comes_before_a_template_that_takes_all(write: Write) -> None:
         wsgi, *others = both(app, path, "GET", "http", {})
         assert wsgi[2] != b"template"
         assert others == [wsgi, wsgi], path
-        assert {way[0] for way in both(app, path, "POST", "http", {})} == {"405 Method Not Allowed"}, path
+        if path != "/docs":  # where the token is posted
+            assert {way[0] for way in both(app, path, "POST", "http", {})} == {"405 Method Not Allowed"}, path
     app.stop(1)
 
 
