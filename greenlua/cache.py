@@ -96,11 +96,10 @@ class Cache:
         size, most = size_of_alias(variant), self.store.share - entry.size
         if size > most and size > most + sum(entry.aliases.values()):
             return
-        oldest = (
-            iter(list(entry.aliases)) if size > most else iter(entry.aliases)
-        )  # of a dict the first is not always near
-        while entry.aliases and (size > most or len(entry.aliases) >= ALIASES_MAX):
-            most += self._forget(page, entry, next(oldest))
+        for oldest in list(entry.aliases) if size > most or len(entry.aliases) >= ALIASES_MAX else ():
+            most += self._forget(page, entry, oldest)
+            if size <= most:
+                break
         page.entries[variant] = entry
         entry.aliases[variant] = size
         self.store.grow(entry, size)

@@ -270,8 +270,9 @@ class CachedRoute:
         if now < entry.refresh_at or name in cache.flights or cache.refreshing >= REFRESHES_MAX:
             return
         entry.refresh_at = now + REFRESH_EVERY
-        # Whatever else its key goes by: the new answer may depend on no more than the one before, whose aliases it gets.
-        asking.left_out = self._rule.left_out(entry.looked)
+        if self._key is not None:
+            # Whatever this one's key goes by: the new answer may depend on no more than the one before, whose aliases it gets.
+            asking.left_out = self._rule.left_out(entry.looked)
         shown = self._rule.shown(asking.environ, asking.variant)
         for key in _OF_THE_CLIENT:
             shown.pop(key, None)

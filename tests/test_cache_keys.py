@@ -290,6 +290,23 @@ def test_a_contract_on_a_header_does_not_make_the_key_go_by_it(site: Open, lua: 
     assert api.figures("entries", "hits") == (1, 1)
 
 
+def test_without_a_key_a_refresh_may_look_at_all_that_is_named(site: Open) -> None:
+    api = site(
+        """
+        local runs = 0
+        app:get("/x", { cache = { ttl = 10, stale = 50, vary = "x-who" } }, function(ctx)
+          runs = runs + 1
+          return runs > 1 and { ctx.headers.x_who, runs } or { "nobody", runs }
+        end)"""
+    )
+    ann = {"X-Who": "ann"}
+    assert api.ask("/x", headers=ann).json == ["nobody", 1]
+    api.now += 15
+    assert api.ask("/x", headers=ann).json == ["nobody", 1]
+    api.until(lambda: not api.cache.refreshing)
+    assert api.ask("/x", headers=ann).json == ["ann", 2]
+
+
 def test_a_refresh_may_not_depend_on_what_the_key_left_out(site: Open) -> None:
     api = site(
         """
