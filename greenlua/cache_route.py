@@ -121,7 +121,7 @@ class CachedRoute:
                 return failure
             if flight.entry is not None and asking.left_out.isdisjoint(flight.entry.looked):
                 return flight.entry.answer(asking.environ, asking.head, cache.clock())
-            if not flight.again or flight.entry is not None:
+            if not flight.again:
                 return self._run(asking, variant)
 
     def _kept(self, asking: Asking, variant: Hashable) -> Answer | None:
@@ -171,7 +171,7 @@ class CachedRoute:
         asking.left_out = key.left_out
         answer = self._share(asking, (key.text,))
         entry = cache.find(asking.path, (key.text,))
-        if entry is not None and cache.clock() < entry.gone_at and key.left_out.isdisjoint(entry.looked):
+        if entry is not None and key.left_out.isdisjoint(entry.looked):
             cache.alias(entry, variant)
         return answer
 

@@ -11,6 +11,8 @@ import pytest
 from gevent.event import Event
 
 from greenlua import cache
+from greenlua.cache_rule import Rule
+from greenlua.cache_store import Entry
 from greenlua.messages import Failure
 from tests.cache_site import CacheSite, Open
 from tests.test_cache import runs_of
@@ -383,6 +385,23 @@ def test_nobody_waits_for_a_key_while_a_stale_answer_is_made_anew(site: Open, lu
         assert [ask(api, agent).json["n"] for agent in agents] == [runs] * 3
     assert asked_of(api) == agents
     assert (runs_of(api), api.figures("entries")) == (3, (1,))
+
+
+def test_variants_do_not_follow_to_an_answer_that_depends_on_more(site: Open) -> None:
+    """Of two runs at once the second may have looked at what the first did not."""
+    api = site(BY_DEVICE)
+    ask(api, "Desk 1")
+    ask(api, "Desk 2")
+    (before,) = kept(api)
+    assert len(before.aliases) == 2
+    rule = Rule({"ttl": 10, "vary": ["user-agent"], "key": 1})
+    for looked, aliases in ((frozenset[str](), 2), (frozenset({"HTTP_USER_AGENT"}), 0)):
+        after = Entry(before.path, before.variant, "200 OK", [], b"x", api.cache.security, api.now, 10, 0)
+        after.looked = looked
+        api.cache.keep(after, rule, ("GET", "HEAD"))
+        assert (kept(api), len(after.aliases)) == ({after}, aliases)
+    page = api.app.load().lane.pages["/x"]
+    assert list(page.entries) == [before.variant]  # type: ignore[attr-defined]
 
 
 def test_an_answer_by_a_key_can_change_its_key(site: Open, lua: str) -> None:
