@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from greenlua.answers import Answer
-from greenlua.fields import CREDENTIALS
+from greenlua.fields import CREDENTIALS, environ_key
 from greenlua.files import ASKED_KEY
 from greenlua.security import Headers
 
@@ -172,10 +172,7 @@ class Rule:
 def _key_of(name: str) -> str:
     if name == "scheme":
         return "wsgi.url_scheme"
-    if name == "client_ip":
-        return "REMOTE_ADDR"
-    key = name.upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+    return "REMOTE_ADDR" if name == "client_ip" else environ_key(name)
 
 
 def _name_of(key: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gevent
+import pytest
 from falcon import testing
 from gevent.event import AsyncResult
 
@@ -142,6 +144,12 @@ class CacheSite:
 
 
 Open = Callable[..., CacheSite]
+
+
+def objections(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of answers that are not kept."""
+    return [line for line in map(logging.LogRecord.getMessage, caplog.records) if "is not kept" in line]
+
 
 # What each app begins with: a handler that counts its runs, and waits while it is told to.
 COUNTING = """

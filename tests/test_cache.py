@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from greenlua.errors import ConfigurationError
-from tests.cache_site import COUNTING, CacheSite, Open
+from tests.cache_site import COUNTING, CacheSite, Open, objections
 
 
 def runs_of(site: CacheSite) -> int:
@@ -177,7 +177,7 @@ def test_an_answer_that_is_not_for_all_is_not_kept(
     assert "age" not in second.headers
     assert runs_of(api) == 2
     assert api.figures("stored", "entries", "bytes") == (0, 0, 0)
-    told = [record.getMessage() for record in caplog.records if "is not kept" in record.getMessage()]
+    told = objections(caplog)
     assert len(told) == (1 if said else 0)
     if said:
         assert said in told[0]

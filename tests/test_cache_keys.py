@@ -14,7 +14,7 @@ from greenlua import cache
 from greenlua.cache_rule import Rule
 from greenlua.cache_store import Entry
 from greenlua.messages import Failure
-from tests.cache_site import CacheSite, Open
+from tests.cache_site import CacheSite, Open, objections
 from tests.test_cache import runs_of
 from tests.test_cache_flights import answers_of
 
@@ -152,7 +152,7 @@ def test_a_key_of_what_is_not_named_keeps_nothing(
             assert who in answer.body.decode(), (number, who)
             assert "age" not in answer.headers
     assert api.figures("entries", "stored") == (0, 0)
-    told = [record.getMessage() for record in caplog.records if "is not kept" in record.getMessage()]
+    told = objections(caplog)
     assert len(told) == 1
     assert f"its key looked at {said}, but is asked once for all requests that differ only there" in told[0]
 
@@ -189,7 +189,7 @@ def test_what_the_key_leaves_out_the_answer_may_not_depend_on(
         assert answers[0].body != answers[1].body
         assert not [answer for answer in answers if "age" in answer.headers]
     assert api.figures("stored") == (0,)
-    told = [record.getMessage() for record in caplog.records if "is not kept" in record.getMessage()]
+    told = objections(caplog)
     assert len(told) == 1
     assert told[0].endswith(
         f"the handler or a hook looked at {said}, but the rule's key did not; let it look there too"
